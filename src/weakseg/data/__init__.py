@@ -1,0 +1,1 @@
+"""Bytes to types and back: layouts, images, transforms, the store. Imports ops and types only."""

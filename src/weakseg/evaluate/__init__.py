@@ -1,0 +1,1 @@
+"""Store and ground truth in, reports out; one file per analysis."""

@@ -1,0 +1,61 @@
+"""One file per paper; siblings never import one another."""
+
+import importlib
+import importlib.util
+import pkgutil
+from difflib import get_close_matches
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from weakseg.types import WeaksegError
+
+
+def load(name: str) -> Any:
+    """The method called `name`: ``cam.resnet50``, or ``path/to/file.py:name`` for a file of one's own.
+
+    A method file exports ``METHODS: dict[str, object]``; a bare ``eps`` means that file's only or own-named entry.
+
+    Raises:
+        WeaksegError: no such file or entry; the nearest names are offered.
+    """
+    if ".py:" in name:
+        path, _, entry = name.rpartition(":")
+        return _entry(_outsider(Path(path)), entry, name)
+    module, _, entry = name.partition(".")
+    if module not in modules():
+        near = get_close_matches(name, names(), n=3, cutoff=0.4)
+        raise WeaksegError(
+            f"there is no method {name!r}; "
+            + (f"did you mean {', '.join(near)}?" if near else f"there are: {', '.join(names())}")
+        )
+    return _entry(importlib.import_module(f"weakseg.methods.{module}"), entry or module, name)
+
+
+def modules() -> list[str]:
+    """Names of the method files that ship with weakseg."""
+    return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
+
+
+def names() -> list[str]:
+    """Full names of all methods that ship with weakseg: ``file.entry``."""
+    return [f"{m}.{e}" for m in modules() for e in importlib.import_module(f"weakseg.methods.{m}").METHODS]
+
+
+def _entry(module: ModuleType, entry: str, name: str) -> Any:
+    table: dict[str, Any] = getattr(module, "METHODS", {})
+    if entry in table:
+        return table[entry]
+    if len(table) == 1 and entry == module.__name__.rpartition(".")[2]:
+        return next(iter(table.values()))
+    raise WeaksegError(f"{name!r} names no method; {module.__name__} has: {', '.join(table) or 'no METHODS'}")
+
+
+def _outsider(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise WeaksegError(f"no method file at {path}")
+    spec = importlib.util.spec_from_file_location(f"weakseg_outsider_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,1 @@
+"""Recipes in YAML, one row of the results table each."""

@@ -1,0 +1,1 @@
+"""Self-contained HTML and figures from a run folder."""

@@ -1,0 +1,445 @@
+"""The store: every file that weakseg keeps is written and read here, whole or not at all.
+
+A file is written under a temporary name beside its place, flushed to the disk and renamed; a killed run leaves either
+the finished file or none. Equal contents give equal bytes (no dates, no order of a hash), which is what lets a resumed
+run be compared with an undisturbed one. Nothing is pickled.
+"""
+
+import contextlib
+import errno
+import io
+import json
+import math
+import os
+import secrets
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, Literal
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+from PIL import Image
+from pycocotools import mask as coco_mask
+from torch import Tensor
+
+from weakseg.data import _scoremaps
+from weakseg.types import Instances, LabelMap, Outputs, ScoreMap, WeaksegError, check_label_map
+
+TEMPORARY = ".tmp-"
+"""Prefix of a file that is being written. What bears it is never an output."""
+SCORES_FOLDER = "scores"
+"""Folder of a step that holds the score maps of all its keys, one file an id."""
+
+Kind = Literal["scores", "labels", "instances"]
+
+_SUFFIX: dict[Kind, str] = {"scores": ".npz", "labels": ".png", "instances": ".json"}
+_REDO = "delete the file and run the step again"
+
+
+# --- names and bytes ---
+
+
+def safe_name(name: str) -> str:
+    """Return `name` if it can be the stem of a file that stays in its folder.
+
+    Raises:
+        WeaksegError: it is empty, begins with a dot, or holds a slash, a backslash or NUL.
+
+    >>> safe_name("2007_000032")
+    '2007_000032'
+    """
+    if not name or name.startswith(".") or any(c in name for c in "/\\\0"):
+        raise WeaksegError(
+            f"{name!r} cannot name a file: a name is not empty, begins with no dot and holds no slash or backslash; "
+            "rename it"
+        )
+    return name
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A binary file that takes the place of `path` when the block ends well, and vanishes when it does not.
+
+    Raises:
+        WeaksegError: the system refuses (disk full, no permission ...); what stood at `path` is untouched.
+    """
+    path = Path(path)
+    temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(6)}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with open(temporary, "xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise WeaksegError(f"{path} cannot be written: {_reason(error)}") from error
+
+
+def _reason(error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "the disk is full; make room and start the same command again, finished files are kept"
+    return f"{error.strerror or error}; choose another folder or mend this one"
+
+
+def remove_leftovers(folder: Path) -> int:
+    """Remove the temporary files that killed processes left under `folder`; returns how many.
+
+    Call it only while no other process writes there (the run folder is locked).
+    """
+    found = [path for path in Path(folder).rglob(f"{TEMPORARY}*") if path.is_file()]
+    for path in found:
+        path.unlink(missing_ok=True)
+    return len(found)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write `data` to `path` atomically; raises WeaksegError if the system refuses."""
+    with replacing(path) as file:
+        file.write(data)
+
+
+def read_bytes(path: Path) -> bytes:
+    """All bytes of `path`; raises WeaksegError if it is missing or unreadable."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise WeaksegError(f"{path} cannot be read: {error.strerror or error}") from error
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path` atomically, UTF-8 with ``\\n``."""
+    write_bytes(path, text.encode())
+
+
+def _damaged(path: Path, what: str, error: BaseException) -> WeaksegError:
+    detail = str(error) or type(error).__name__
+    return WeaksegError(f"{path} is no readable {what} ({detail}); {_REDO}")
+
+
+# --- JSON ---
+
+
+def write_json(path: Path, obj: Any) -> None:
+    """Write `obj` as JSON, atomically.
+
+    Mappings keep their order, sets are sorted, paths become text, numpy and torch scalars become numbers and arrays
+    lists. A number that is not finite becomes null, for JSON has none.
+    """
+    write_text(path, json.dumps(_plain(obj), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _plain(obj: Any) -> Any:
+    if isinstance(obj, Mapping):
+        return {str(key): _plain(value) for key, value in obj.items()}
+    if isinstance(obj, Tensor | np.ndarray | np.generic):
+        return _plain(obj.tolist())
+    if isinstance(obj, set | frozenset):
+        return [_plain(value) for value in sorted(obj)]
+    if isinstance(obj, list | tuple):
+        return [_plain(value) for value in obj]
+    if isinstance(obj, float) and not math.isfinite(obj):
+        return None
+    return obj.as_posix() if isinstance(obj, Path) else obj
+
+
+def read_json(path: Path) -> Any:
+    """The contents of a JSON file; raises WeaksegError if it is missing or damaged."""
+    try:
+        return json.loads(read_bytes(path))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, WeaksegError):
+            raise
+        raise _damaged(path, "JSON file", error) from error
+
+
+# --- label maps ---
+
+
+def colour(k: int) -> tuple[int, int, int]:
+    """RGB 0-255 of label `k`, 0..255: VOC's palette, which deals the bits of k to the high bits of the channels.
+
+    >>> colour(0), colour(1), colour(15), colour(255)
+    ((0, 0, 0), (128, 0, 0), (192, 128, 128), (224, 224, 192))
+    """
+    r = g = b = 0
+    for place in range(7, -1, -1):
+        r |= (k & 1) << place
+        g |= (k >> 1 & 1) << place
+        b |= (k >> 2 & 1) << place
+        k >>= 3
+    return r, g, b
+
+
+def palette() -> list[int]:
+    """The 768 numbers of VOC's palette, as PIL's `putpalette` wants them."""
+    return [channel for k in range(256) for channel in colour(k)]
+
+
+def write_label_map(path: Path, labels: LabelMap, palette: bool = True) -> None:
+    """Write a label map uint8 (H, W) as PNG, atomically: palette image in VOC's colours, or greyscale."""
+    image = Image.fromarray(check_label_map(labels).detach().cpu().numpy())
+    if palette:
+        image.putpalette(_PALETTE)
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    write_bytes(path, buffer.getvalue())
+
+
+_PALETTE = palette()
+
+
+def read_label_map(path: Path, size: tuple[int, int] | None = None) -> LabelMap:
+    """The label map uint8 (H, W) of a palette or greyscale PNG.
+
+    Raises:
+        WeaksegError: the file is missing, damaged, in colour, or not of `size` = (H, W).
+    """
+    data = read_bytes(path)
+    try:
+        with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+            mode, array = image.mode, np.array(image)
+    except (*_scoremaps.DAMAGE, SyntaxError, Image.DecompressionBombError) as error:
+        raise _damaged(path, "PNG label map", error) from error
+    if mode not in ("P", "L"):
+        raise WeaksegError(f"{path} is a PNG of mode {mode}; a label map is a palette (P) or 8-bit grey (L) image")
+    if size is not None and array.shape != tuple(size):
+        raise WeaksegError(f"{path} is {array.shape[1]}x{array.shape[0]}, its photograph {size[1]}x{size[0]} pixels")
+    return torch.from_numpy(array)
+
+
+# --- score maps ---
+
+
+def write_score_maps(path: Path, maps: Mapping[str, ScoreMap]) -> None:
+    """Write score maps by key to one ``.npz``, atomically; ids, size and box exactly, scores within 4.9e-4 x range.
+
+    The range is that of each map alone. Zeros stay zeros and no score leaves the range of its map.
+
+    Raises:
+        WeaksegError: a score is NaN or infinite, a key cannot name a file, or the system refuses.
+    """
+    for key in maps:
+        safe_name(key)
+    try:
+        data = _scoremaps.encode(maps)
+    except ValueError as error:
+        raise WeaksegError(f"{path} is not written: {error}; look for a diverged network") from error
+    write_bytes(path, data)
+
+
+def read_score_maps(path: Path, keys: Sequence[str] | None = None) -> dict[str, ScoreMap]:
+    """The score maps of a file by key: all, or those of `keys`.
+
+    Raises:
+        WeaksegError: the file is missing or damaged, or lacks a key.
+    """
+    data = io.BytesIO(read_bytes(path))
+    try:
+        with zipfile.ZipFile(data) as archive:
+            stored = _scoremaps.stored_keys(archive)
+        lacking = [key for key in keys or () if key not in stored]
+        if not lacking:
+            return _scoremaps.decode(data, keys)
+    except _scoremaps.DAMAGED_ARCHIVE as error:
+        raise _damaged(path, "file of score maps", error) from error
+    raise WeaksegError(f"{path} holds the score maps {', '.join(stored) or 'none'}, not {', '.join(lacking)}")
+
+
+# --- instances ---
+
+
+def write_instances(path: Path, instances: Instances, id: str) -> None:
+    """Write the instances of photograph `id` as JSON, atomically: COCO's results format under ``instances``.
+
+    Each has ``image_id``, ``category_id``, ``score``, ``bbox`` (x, y, width, height; pixels) and ``segmentation`` (run
+    lengths, ``size`` = [H, W]).
+    """
+    entries = []
+    masks = instances.masks.detach().cpu().numpy().astype(np.uint8)
+    for mask, label, score, box in zip(masks, instances.labels, instances.scores, instances.boxes, strict=True):
+        runs = coco_mask.encode(np.asfortranarray(mask))
+        x0, y0, x1, y1 = box.tolist()
+        entries.append(
+            {
+                "image_id": id,
+                "category_id": int(label),
+                "score": float(score),
+                "bbox": [x0, y0, x1 - x0, y1 - y0],
+                "segmentation": {"size": [int(n) for n in runs["size"]], "counts": runs["counts"].decode("ascii")},
+            }
+        )
+    write_json(path, {"image_id": id, "size": list(instances.masks.shape[1:]), "instances": entries})
+
+
+def read_instances(path: Path) -> Instances:
+    """The instances of a file that `write_instances` made; raises WeaksegError if it is missing or damaged."""
+    content = read_json(path)
+    try:
+        height, width = (int(n) for n in content["size"])
+        entries = content["instances"]
+        masks = torch.zeros(len(entries), height, width, dtype=torch.bool)
+        for mask, entry in zip(masks, entries, strict=True):
+            mask.copy_(torch.from_numpy(coco_mask.decode(entry["segmentation"]).astype(bool)))
+        corners = [[x, y, x + w, y + h] for x, y, w, h in (entry["bbox"] for entry in entries)]
+        return Instances(
+            masks=masks,
+            labels=torch.tensor([entry["category_id"] for entry in entries], dtype=torch.int64),
+            scores=torch.tensor([entry["score"] for entry in entries], dtype=torch.float32),
+            boxes=torch.tensor(corners, dtype=torch.float32).reshape(-1, 4),
+        )
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise _damaged(path, "file of instances", error) from error
+
+
+# --- tensors ---
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write tensors by name as safetensors, atomically, with `metadata` (text by name) in the header."""
+    own: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        shared = tensor.untyped_storage().data_ptr() in storages  # tied weights: the format wants one storage each
+        own[name] = tensor.clone() if shared else tensor
+        storages.add(own[name].untyped_storage().data_ptr())
+    write_bytes(path, _sorted_header(safetensors.torch.save(own, dict(metadata or {}))))
+
+
+def _sorted_header(data: bytes) -> bytes:
+    """The same safetensors file with its metadata sorted: the library writes them in the order of a random hash."""
+    length = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header.get("__metadata__", {}).items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return b"".join([len(text).to_bytes(8, "little"), text, memoryview(data)[8 + length :]])
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file by name, on the CPU; raises WeaksegError if it is missing or damaged."""
+    try:
+        return dict(safetensors.torch.load(read_bytes(path)))
+    except (safetensors.SafetensorError, KeyError, TypeError, RuntimeError) as error:
+        raise _damaged(path, "safetensors file", error) from error
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """The metadata of a safetensors file; raises WeaksegError if it is missing or damaged."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            return dict(file.metadata() or {})
+    except (safetensors.SafetensorError, OSError) as error:
+        raise _damaged(path, "safetensors file", error) from error
+
+
+# --- the outputs of a step ---
+
+
+class Store:
+    """The outputs of one step: `keys` for every id, in `folder`.
+
+    All score maps of an id share ``scores/<id>.npz``; a label map of key k is ``<k>/<id>.png``, instances are
+    ``<k>/<id>.json``. What a key holds is seen from the files, so a folder of a stranger's masks can be read as well.
+    """
+
+    def __init__(self, folder: Path, keys: Sequence[str]) -> None:
+        self.folder = Path(folder)
+        self.keys = tuple(safe_name(key) for key in keys)
+        self._kinds: dict[str, Kind] = {}
+
+    def write(self, id: str, outputs: Outputs) -> None:
+        """Write all outputs of one sample; the score maps last.
+
+        Raises:
+            ValueError: the keys of `outputs` are not those of the store.
+            WeaksegError: `id` cannot name a file, or the system refuses.
+        """
+        if set(outputs) != set(self.keys):
+            raise ValueError(f"{id}: the step makes {sorted(outputs)}, the store wants {sorted(self.keys)}")
+        scores = {key: value for key, value in outputs.items() if isinstance(value, ScoreMap)}
+        for key, value in outputs.items():
+            if isinstance(value, Instances):
+                self._kinds[key] = "instances"
+                write_instances(self._file(id, key, "instances"), value, id)
+            elif isinstance(value, Tensor):
+                self._kinds[key] = "labels"
+                write_label_map(self._file(id, key, "labels"), value)
+        if scores:
+            self._kinds.update(dict.fromkeys(scores, "scores"))
+            write_score_maps(self._file(id, next(iter(scores)), "scores"), scores)
+
+    def read(self, id: str, key: str) -> ScoreMap | LabelMap | Instances:
+        """The output `key` of sample `id`; raises WeaksegError if it is missing or damaged."""
+        path, kind = self.path(id, key), self.kind(key)
+        if not path.is_file():
+            raise WeaksegError(f"{path} is missing: {self.folder.name} has no {key} of {id}; run the step again")
+        if kind == "scores":
+            return read_score_maps(path, (key,))[key]
+        return read_label_map(path) if kind == "labels" else read_instances(path)
+
+    def path(self, id: str, key: str) -> Path:
+        """The file of `id` and `key`, whether it exists or not; raises WeaksegError if the step holds no such key."""
+        return self._file(id, key, self.kind(key))
+
+    def has(self, id: str) -> bool:
+        """True if every key of `id` is on disk."""
+        return all(self._holds(key) and self.path(id, key).is_file() for key in self.keys)
+
+    def done(self) -> set[str]:
+        """The ids of which every key is on disk; one listing of each folder, made anew by each call."""
+        if not self.keys or not all(self._holds(key) for key in self.keys):
+            return set()
+        places = {(self._folder(key, self.kind(key)), _SUFFIX[self.kind(key)]) for key in self.keys}
+        return set.intersection(*(_stems(folder, suffix) for folder, suffix in places))
+
+    def kind(self, key: str) -> Kind:
+        """What `key` holds, found on disk; raises WeaksegError if there is nothing of that name."""
+        if key not in self._kinds:
+            found = self._find(safe_name(key))
+            if found is None:
+                raise WeaksegError(f"{self.folder} holds no output {key!r}; run its step first")
+            self._kinds[key] = found
+        return self._kinds[key]
+
+    def _holds(self, key: str) -> bool:
+        return key in self._kinds or self._find(key) is not None
+
+    def _find(self, key: str) -> Kind | None:
+        for kind in ("labels", "instances"):
+            if next(_files(self.folder / key, _SUFFIX[kind]), None) is not None:
+                return kind
+        for path in _files(self.folder / SCORES_FOLDER, ".npz"):
+            with contextlib.suppress(*_scoremaps.DAMAGED_ARCHIVE), zipfile.ZipFile(path) as archive:
+                return "scores" if key in _scoremaps.stored_keys(archive) else None
+        return None
+
+    def _folder(self, key: str, kind: Kind) -> Path:
+        return self.folder / (SCORES_FOLDER if kind == "scores" else key)
+
+    def _file(self, id: str, key: str, kind: Kind) -> Path:
+        return self._folder(key, kind) / f"{safe_name(id)}{_SUFFIX[kind]}"
+
+
+def _files(folder: Path, suffix: str) -> Iterator[Path]:
+    """Finished files of a folder that end in `suffix`, in the order of the file system."""
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.endswith(suffix) and not entry.name.startswith("."):
+                    yield Path(entry.path)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+
+
+def _stems(folder: Path, suffix: str) -> set[str]:
+    return {path.name.removesuffix(suffix) for path in _files(folder, suffix)}

@@ -1,0 +1,59 @@
+"""Which device, and which process of how many: the little that training and inference share about the machine."""
+
+import os
+
+import torch
+from accelerate import PartialState
+from accelerate.state import AcceleratorState
+
+from weakseg.types import WeaksegError
+
+KINDS = ("cpu", "cuda", "mps")
+
+
+def resolve_device(device: str = "auto") -> torch.device:
+    """The torch device that a person's word means.
+
+    Args:
+        device: ``auto`` (a CUDA GPU, else Apple's, else the CPU), ``cpu``, ``cuda``, ``cuda:1`` or ``mps``. Under a
+            launcher with several processes ``auto`` and ``cuda`` mean the GPU of this process.
+
+    Raises:
+        WeaksegError: if the word is none of these, or this machine (or this build of PyTorch) has no such device.
+
+    >>> resolve_device("cpu")
+    device(type='cpu')
+    """
+    kind, _, number = device.partition(":")
+    if device == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if kind not in KINDS or (number and (kind != "cuda" or not number.isdigit())):
+        raise WeaksegError(f'device "{device}" is unknown; use auto, cpu, cuda, cuda:1 (a GPU by number) or mps')
+    if kind == "cuda":
+        return _cuda_device(device, int(number) if number else int(os.environ.get("LOCAL_RANK", 0)))
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise WeaksegError('device "mps" is not available here; use "cpu" or "auto"')
+    return torch.device(kind)
+
+
+def _cuda_device(asked: str, index: int) -> torch.device:
+    """``cuda:index`` if this machine has it."""
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if index >= count:
+        raise WeaksegError(f'device "{asked}" is not available: PyTorch sees {count} CUDA GPU(s); use "cpu" or "auto"')
+    return torch.device("cuda", index)
+
+
+def processes(device: torch.device) -> PartialState:
+    """accelerate's view of the processes of this run, joined if a launcher started several.
+
+    accelerate keeps one such state for the life of a process. Steps of one run may ask for another device (a refiner on
+    the CPU after training on a GPU), so a single process starts afresh when the kind of device changes.
+    """
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # accelerate's plain "cuda" then means this GPU
+    state = PartialState(cpu=device.type == "cpu")
+    if state.num_processes == 1 and state.device.type != device.type:
+        AcceleratorState._reset_state(reset_partial_state=True)
+        state = PartialState(cpu=device.type == "cpu")
+    return state

@@ -57,11 +57,13 @@ class TagScores:
 
     Attributes:
         per_class: float64 (C,), nan for a class without a positive image.
-        mean: mAP over the other classes; nan if there is none.
-        chance: what random scores would reach in the long run: the mean share of positive images of these classes.
+        per_class_chance: float64 (C,), what random scores would reach in the long run: the share of positive images.
+        mean: mAP, over the classes with a positive image; nan if there is none.
+        chance: the mean chance of the same classes.
     """
 
     per_class: Tensor
+    per_class_chance: Tensor
     mean: float
     chance: float
 
@@ -180,16 +182,16 @@ def tag_map(logits: Tensor, tags: Tensor) -> TagScores:
     Raises:
         WeaksegError: shapes differ, or a logit is not finite.
 
-    >>> tag_map(torch.tensor([[2.0, -1.0], [1.0, 3.0]]), torch.tensor([[True, False], [False, True]]))
-    TagScores(per_class=tensor([1., 1.], dtype=torch.float64), mean=1.0, chance=0.5)
+    >>> result = tag_map(torch.tensor([[2.0, -1.0], [1.0, 3.0]]), torch.tensor([[True, False], [False, True]]))
+    >>> result.per_class.tolist(), result.mean, result.chance
+    ([1.0, 1.0], 1.0, 0.5)
     """
     if logits.ndim != 2 or logits.shape != tags.shape:
         raise WeaksegError(f"logits and tags are (N, C); got {tuple(logits.shape)} and {tuple(tags.shape)}")
     columns = zip(logits.unbind(1), tags.unbind(1), strict=True)
     per_class = torch.tensor([average_precision(s, t) for s, t in columns], dtype=torch.float64)
-    positive = ~per_class.isnan()
-    share = tags.double().cpu().mean(0)[positive]
-    return TagScores(per_class, float(per_class.nanmean()), float(share.mean()))
+    share = tags.double().cpu().mean(0)
+    return TagScores(per_class, share, float(per_class.nanmean()), float(share[~per_class.isnan()].mean()))
 
 
 def _flat(labels: Tensor) -> np.ndarray:

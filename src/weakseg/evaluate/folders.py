@@ -1,0 +1,122 @@
+"""A folder of masks against a folder of true masks, whoever made them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from weakseg.data.store import read_bytes, read_label_map
+from weakseg.evaluate.masks import Counts, count_masks, summarise
+from weakseg.ops.metrics import AbsentClass, IgnoredPrediction
+from weakseg.types import MAX_CLASSES, WeaksegError
+
+SHOWN = 10  # file names that an error lists
+
+
+def evaluate_folders(
+    pred: Path | str,
+    truth: Path | str,
+    classes: Path | str | Sequence[str] | None = None,
+    *,
+    ignored_prediction: IgnoredPrediction = "miss",
+    absent: AbsentClass = "irn",
+    threads: int = 2,
+) -> dict[str, Any]:
+    """mIoU of the PNG label maps in `pred` against those of the same file stem in `truth`.
+
+    Args:
+        pred: folder of label maps, palette or 8-bit grey PNG.
+        truth: folder of true masks; each needs a prediction.
+        classes: foreground names, one a line in a file, or a list; None: as many classes as ids occur.
+        ignored_prediction, absent: conventions, see `ops.metrics.iou_table`.
+        threads: files read at once.
+
+    Returns:
+        As `evaluate_masks`, and ``extra_predictions``: how many predictions no truth was found for.
+
+    Raises:
+        WeaksegError: an empty or missing folder, a missing prediction, a mask of another size, an unknown class id.
+    """
+    predictions, truths = _pngs(pred, "predictions"), _pngs(truth, "true masks")
+    missing = sorted(set(truths) - set(predictions))
+    if missing:
+        more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
+        raise WeaksegError(
+            f"{len(missing)} of {len(truths)} true masks have no prediction of the same file stem in {pred}: "
+            f"{', '.join(missing[:SHOWN])}{more}; predict them, or give --truth a folder of the judged masks alone"
+        )
+    names = None if classes is None else _names(classes)
+    counts = count_masks(
+        lambda id: read_label_map(predictions[id]),
+        lambda id: read_label_map(truths[id]),
+        sorted(truths),
+        1 + (MAX_CLASSES if names is None else len(names)),
+        threads=threads,
+    )
+    if names is None:
+        counts, names = _only_seen(counts)
+    result = summarise(counts, names, ignored_prediction=ignored_prediction, absent=absent)
+    return {**result, "extra_predictions": len(set(predictions) - set(truths))}
+
+
+def format_table(result: dict[str, Any]) -> str:
+    """The result of `evaluate_masks`, `evaluate_folders` or `evaluate_scores` for a terminal, in percent."""
+    best = result.get("best")
+    rows = result if best is None else result["fixed"]
+    width = max(len(name) for name in result["classes"])
+    lines = [f"{'':{width}}    IoU  precision  recall"]
+    for name, *values in zip(result["classes"], rows["iou"], rows["precision"], rows["recall"], strict=True):
+        iou, precision, recall = (f"{100 * v:5.1f}" if v is not None else "    -" for v in values)
+        lines.append(f"{name:{width}}  {iou}      {precision}   {recall}")
+    lines += ["", f"mIoU {100 * rows['miou']:.1f} over {result['images']} images"]
+    if best is not None:
+        lines[-1] += f" at the fixed background threshold {rows['threshold']:.3f}"
+        lines.append(f"mIoU {100 * best['miou']:.1f} at the best, {best['threshold']:.3f}, chosen on the truth")
+    else:
+        lines.append(
+            f"pixel accuracy {_percent(result['pixel_accuracy'])}, background {_percent(result['background_share'])} "
+            f"(truth {_percent(result['truth_background_share'])}), predicted 255 {_percent(result['ignored_share'])}, "
+            f"an all-background mask would score {100 * result['all_background_miou']:.1f}"
+        )
+    if result.get("extra_predictions"):
+        lines.append(f"{result['extra_predictions']} predictions without a true mask were left out")
+    if result["without_truth"]:
+        lines.append(f"{result['without_truth']} photographs without a true mask were left out")
+    lines += [f"{what}: {how}" for what, how in result["conventions"].items()]
+    return "\n".join(lines)
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f} %"
+
+
+def _pngs(folder: Path | str, what: str) -> dict[str, Path]:
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise WeaksegError(f"{folder} is no folder; it should hold the {what} as PNG")
+    files = {p.stem: p for p in sorted(folder.iterdir()) if p.suffix.lower() == ".png" and not p.name.startswith(".")}
+    if not files:
+        raise WeaksegError(f"{folder} holds no PNG; it should hold the {what}, one file a photograph")
+    return files
+
+
+def _names(classes: Path | str | Sequence[str]) -> list[str]:
+    if isinstance(classes, (str, Path)):
+        try:
+            text = read_bytes(Path(classes)).decode()
+        except UnicodeDecodeError as error:
+            raise WeaksegError(f"{classes} is not UTF-8 text; it should hold one class name a line") from error
+        classes = [line.strip() for line in text.splitlines() if line.strip()]
+    found = [name for k, name in enumerate(classes) if not (k == 0 and name.lower() in ("background", "_background_"))]
+    if not found or len(found) > MAX_CLASSES:
+        raise WeaksegError(f"a class list holds 1 to {MAX_CLASSES} foreground names, one a line; got {len(found)}")
+    return found
+
+
+def _only_seen(counts: Counts) -> tuple[Counts, list[str]]:
+    """Without a class list the largest id that occurs ends it."""
+    seen = counts.matrix[:, :-1]
+    largest = max(1, *(int(k) for k in (seen.sum(0) + seen.sum(1) + counts.matrix[:, -1]).nonzero()))
+    keep = [*range(largest + 1), -1]
+    matrix = counts.matrix[: largest + 1][:, keep]
+    counts = Counts(matrix, counts.per_image, counts.without_truth, counts.with_ignored, counts.seconds)
+    return counts, [f"class {k}" for k in range(1, largest + 1)]

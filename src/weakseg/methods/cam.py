@@ -1,0 +1,163 @@
+"""CAM: class activation maps of an image classifier, the seeds of every other method here.
+
+Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016, https://arxiv.org/abs/1512.04150, in the
+two set-ups of its descendants: ``resnet38`` of PSA (Ahn and Kwak, CVPR 2018; methods.md 2.1) and ``resnet50`` of IRN
+(Ahn et al., CVPR 2019; methods.md 2.2).
+Supervision: image tags. To reach on VOC 2012 train: 47.7 to 48.0 mIoU (ResNet38), 48.3 (ResNet50).
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from weakseg.models.backbones import build_backbone
+from weakseg.models.classifier import CamNet
+from weakseg.ops.cam import max_normalise, merge_flip, merge_irn, merge_psa, merge_strided
+from weakseg.ops.image import resize_image
+from weakseg.ops.losses import multilabel_soft_margin
+from weakseg.types import (
+    Augmentation,
+    AugmentationStep,
+    Backbone,
+    Batch,
+    Flip,
+    Jitter,
+    Normalise,
+    Optimisation,
+    PaddedCrop,
+    ResizeLong,
+    Sample,
+    ScoreMap,
+    Step,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Cam:
+    """The classifier, its training and its multi-scale maps; the defaults are those of IRN (methods.md 2.2).
+
+    `score` makes ``full`` (K, H, W) and ``strided`` (K, ceil(H/4), ceil(W/4)) of the tagged classes, each map divided by
+    its own maximum, from one forward pass of each view.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"tags"})
+    writes: ClassVar[tuple[str, ...]] = ("full", "strided")
+
+    # training, sec. 2.2 and 1.2
+    crop: int = 512
+    long_side: tuple[int, int] = (320, 640)
+    jitter: bool = False
+    epochs: int = 5
+    batch_size: int = 16
+    lr: float = 0.1
+    new_factor: float = 10.0
+    bias_factor: float | None = None  # PSA's family: 2, and no weight decay on biases
+    weight_decay: float = 1e-4
+    momentum: float | None = (
+        None  # None: the weight decay, which the published code hands to SGD as momentum (sec. 1.2)
+    )
+    # network, sec. 1.2, 1.3 and 2.2
+    dropout: float = 0.0
+    detach_stage2: bool = True  # only what follows the stride-8 features learns
+    freeze_stem: bool = True
+    freeze_bn: bool = True  # statistics
+    freeze_affine: bool = False
+    # maps
+    scales: tuple[float, ...] = (1.0, 0.5, 1.5, 2.0)
+    flip: bool = True
+    merge: Literal["psa", "irn"] = "irn"
+    sqrt: bool = False  # VGG16 only, sec. 2.1
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """PSA mirrors and jitters the photograph before normalising, IRN mirrors after it; the crop pads last."""
+        resize, crop = ResizeLong(*self.long_side), PaddedCrop(self.crop)
+        jitter: tuple[AugmentationStep, ...] = (Jitter(0.3, 0.3, 0.3, 0.1),) if self.jitter else ()
+        if self.merge == "psa":
+            return Augmentation((resize, Flip(), *jitter, Normalise(), crop))
+        return Augmentation((resize, *jitter, Normalise(), Flip(), crop))
+
+    @property
+    def optimisation(self) -> Optimisation:
+        """SGD with poly decay at every step."""
+        return Optimisation(
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            lr=self.lr,
+            new_factor=self.new_factor,
+            bias_factor=self.bias_factor,
+            weight_decay=self.weight_decay,
+            momentum=self.weight_decay if self.momentum is None else self.momentum,
+            schedule="poly",
+            power=0.9,
+        )
+
+    def build(self, num_classes: int, backbone: Backbone) -> CamNet:
+        """The classifier over `num_classes` foreground classes, with the paper's parts frozen."""
+        features = build_backbone(backbone, freeze_bn=self.freeze_bn, freeze_affine=self.freeze_affine)
+        if self.freeze_stem:
+            features.freeze_until(0)
+        detach_after = features.stage(stride=8) if self.detach_stage2 else None
+        return CamNet(features, num_classes, dropout=self.dropout, detach_after=detach_after)
+
+    def objective(self, model: nn.Module, batch: Batch, step: Step) -> dict[str, Tensor]:
+        """Multi-label soft margin of the logits."""
+        return {"cls": multilabel_soft_margin(model(batch.images).logits, batch.tags)}
+
+    def score(self, model: CamNet, sample: Sample) -> Mapping[str, ScoreMap]:
+        """Score maps ``full`` and ``strided`` of the tagged classes, 0-1, on the model's device."""
+        views = list(self._views(model, sample))
+        full = merge_psa(views, sample.size) if self.merge == "psa" else merge_irn(views, sample.size)
+        maps = {"full": full, "strided": merge_strided(views, sample.size)}
+        ids = sample.present.to(full.device)
+        return {key: ScoreMap(ids, _contiguous(max_normalise(m)), sample.size) for key, m in maps.items()}
+
+    def _views(self, model: CamNet, sample: Sample) -> Iterator[Tensor]:
+        """float (K, h_s, w_s) of each scale, summed over the view and its mirror image."""
+        classes = sample.tags.nonzero().flatten()
+        if not len(classes):  # no maps, so no forward pass
+            yield torch.zeros(0, 1, 1, device=model.device)
+            return
+        for scale in self.scales:
+            images = model.normalise(_scaled(sample, scale).to(model.device))[None]
+            if self.flip:
+                images = torch.cat([images, images.flip(-1)])
+            maps = model.cams(images, classes).float()
+            maps = maps.sqrt() if self.sqrt else maps
+            yield merge_flip(maps) if self.flip else maps[0]
+
+
+def _scaled(sample: Sample, scale: float) -> Tensor:
+    """uint8 (3, sH, sW): the photograph itself is resized, bicubically, before it is normalised."""
+    image = sample.image.as_subclass(Tensor)
+    if scale == 1:
+        return image
+    height, width = sample.size
+    return resize_image(image, (max(1, round(scale * height)), max(1, round(scale * width))))
+
+
+def _contiguous(maps: Tensor) -> Tensor:
+    return maps.contiguous()
+
+
+METHODS = {
+    "resnet38": Cam(
+        crop=448,  # sec. 2.1
+        long_side=(256, 512),
+        jitter=True,
+        epochs=15,
+        batch_size=16,
+        lr=0.01,  # 0.1 stands in PSA's README; every later repository uses 0.01 with ResNet38
+        bias_factor=2.0,
+        weight_decay=5e-4,
+        dropout=0.5,
+        detach_stage2=False,
+        freeze_affine=True,
+        scales=(0.5, 1.0, 1.5, 2.0),
+        merge="psa",
+    ),
+    "resnet50": Cam(),
+}

@@ -1,0 +1,364 @@
+"""COCO instances JSON: boxes and tags at opening, polygons and run lengths only when the truth is asked for.
+
+The JSON comes from strangers: every type and key is looked at, file names must stay in their folder, and run lengths
+are decoded here after their sum is checked (the C decoder trusts them).
+"""
+
+import json
+import math
+import sys
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from pycocotools import mask as coco_mask
+
+from weakseg.data.images import PHOTO_SUFFIXES
+from weakseg.data.index import Files, Index, Objects, first_folder, visible
+from weakseg.data.lists import escapes, find_lists, stem_of
+from weakseg.types import IGNORE, LabelMap, WeaksegError
+
+
+class _Raw(NamedTuple):
+    """One annotation as it stands in the file; `shape` is None unless shapes are wanted."""
+
+    image: Any
+    category: Any
+    bbox: Any
+    crowd: bool
+    has_shape: bool
+    shape: Any
+
+
+class CocoObjects:
+    """Boxes, tags and shapes of one or several COCO JSON files, by stem of `file_name`.
+
+    Attributes:
+        ids: every image of the files.
+        categories: names in the order of COCO's ids.
+        lists: file's name without ``instances_`` -> its ids.
+        has_shapes: whether any annotation has a segmentation.
+        problems: a sentence for each entry that cannot be used.
+    """
+
+    kind = "json"
+
+    def __init__(self, paths: list[Path]) -> None:
+        self.paths = paths
+        self.ids: dict[str, int] = {}
+        self.lists: dict[str, tuple[str, ...]] = {}
+        self.problems: list[str] = []
+        self.has_shapes = False
+        self._categories: dict[int, str] = {}
+        self._shapes: dict[str, bytes] | None = None
+        rows: list[tuple[int, int, bool, float, float, float, float]] = []
+        for path in paths:
+            rows += self._add(path)
+        self.categories = tuple(self._categories[k] for k in sorted(self._categories))
+        self._pack(rows)
+
+    def _add(self, path: Path) -> list[tuple[int, int, bool, float, float, float, float]]:
+        content = _load(path, shapes=False)
+        for id, name in _categories(content, path, self.problems).items():
+            if self._categories.setdefault(id, name) != name:
+                self.problems.append(
+                    f"{path}: category {id} is {name!r} here, {self._categories[id]!r} in another file"
+                )
+        stems = _images(content, path, self.problems)
+        for stem in stems.values():
+            if stem in self.ids:
+                self.problems.append(f"{path}: image {stem!r} stands there twice")
+            self.ids.setdefault(stem, len(self.ids))
+        self.lists[path.stem.removeprefix("instances_")] = tuple(stems.values())
+        rows = []
+        for i, raw in enumerate(_entries(content, "annotations", path)):
+            fault = _fault(raw, stems, self._categories)
+            if fault:
+                self.problems.append(f"{path}, annotation {i + 1}: {fault}")
+                continue
+            self.has_shapes |= raw.has_shape
+            x, y, w, h = map(float, raw.bbox)
+            rows.append((self.ids[stems[raw.image]], raw.category, raw.crowd, x, y, x + w, y + h))
+        return rows
+
+    def _pack(self, rows: list[tuple[int, int, bool, float, float, float, float]]) -> None:
+        """Annotations as flat arrays sorted by image: a million of them are 40 MB."""
+        table = np.array(rows, np.float64).reshape(-1, 7)
+        table = table[np.argsort(table[:, 0], kind="stable")]
+        self._start = np.searchsorted(table[:, 0], np.arange(len(self.ids) + 1))
+        self._category = table[:, 1].astype(np.int64)
+        self._crowd = table[:, 2].astype(bool)
+        self._boxes = table[:, 3:].astype(np.float32)
+
+    def __contains__(self, id: object) -> bool:
+        return id in self.ids
+
+    def _rows(self, id: str) -> slice:
+        at = self.ids[id]
+        return slice(int(self._start[at]), int(self._start[at + 1]))
+
+    def read(self, id: str) -> Objects:
+        """The objects of `id` without crowds."""
+        rows, kept = self._rows(id), ~self._crowd[self._rows(id)]
+        names = tuple(self._categories[k] for k in self._category[rows][kept].tolist())
+        return Objects(names, self._boxes[rows][kept].astype(np.float64))
+
+    def names(self, id: str) -> tuple[str, ...]:
+        """Class names of `id`, crowds too: a crowd of sheep shows sheep."""
+        return tuple(self._categories[k] for k in self._category[self._rows(id)].tolist())
+
+    def mask(self, id: str, size: tuple[int, int], classes: tuple[str, ...]) -> LabelMap:
+        """The semantic mask of `id`, uint8 (H, W): smaller instances on top, crowds 255 where no instance lies.
+
+        Args:
+            id: the image.
+            size: (H, W) of the photograph, pixels.
+            classes: foreground names; id k + 1 is classes[k].
+
+        Raises:
+            WeaksegError: a segmentation is damaged or made for another size, or a class is not in `classes`.
+        """
+        if self._shapes is None:
+            self._shapes = self._load_shapes()
+        out = np.zeros(size, np.uint8)
+        layers = []
+        for name, crowd, shape in json.loads(zlib.decompress(self._shapes[id])) if id in self._shapes else ():
+            if name not in classes:
+                raise WeaksegError(f"{id}: class {name!r} is not among the {len(classes)} classes")
+            try:
+                inside = rasterise(shape, size)
+            except WeaksegError as error:
+                raise WeaksegError(f"{id}: the segmentation of a {name}: {error}") from None
+            layers.append(
+                (not crowd, -int(inside.sum()), len(layers), inside, IGNORE if crowd else classes.index(name) + 1)
+            )
+        for *_, inside, label in sorted(layers, key=lambda layer: layer[:3]):
+            out[inside] = label
+        return torch.from_numpy(out)
+
+    def _load_shapes(self) -> dict[str, bytes]:
+        """Shapes of every image, compressed: a second pass over the JSON, made only for the truth."""
+        found: dict[str, bytes] = {}
+        for path in self.paths:
+            content = _load(path, shapes=True)
+            stems = _images(content, path, [])
+            shapes: dict[str, list[tuple[str, bool, Any]]] = {}
+            for raw in _entries(content, "annotations", path):
+                if raw.has_shape and not _fault(raw, stems, self._categories):
+                    shapes.setdefault(stems[raw.image], []).append(
+                        (self._categories[raw.category], raw.crowd, raw.shape)
+                    )
+            found |= {stem: zlib.compress(json.dumps(each).encode(), 1) for stem, each in shapes.items()}
+        return found
+
+
+def rasterise(shape: Any, size: tuple[int, int]) -> np.ndarray:
+    """bool (H, W): the inside of a COCO segmentation, a list of polygons or run lengths.
+
+    Raises:
+        WeaksegError: it is neither, is made for another size, or lies far outside of the photograph.
+    """
+    height, width = size
+    if isinstance(shape, dict):
+        return _decode_rle(shape, size)
+    if not isinstance(shape, list) or not all(isinstance(ring, list) for ring in shape):
+        raise WeaksegError("neither polygons nor run lengths")
+    rings = []
+    for ring in shape:
+        if len(ring) % 2 or not all(_is_number(v) for v in ring):
+            raise WeaksegError("a polygon is a flat list of x, y, x, y ... numbers")
+        if any(not -width <= x <= 2 * width for x in ring[::2]) or any(
+            not -height <= y <= 2 * height for y in ring[1::2]
+        ):
+            raise WeaksegError(f"a polygon lies far outside of the photograph of {width} x {height} pixels")
+        if len(ring) >= 6:  # fewer corners hold no pixel
+            rings.append([float(v) for v in ring])
+    if not rings:
+        return np.zeros(size, bool)
+    return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(rings, height, width))).astype(bool)
+
+
+def _decode_rle(shape: dict[str, Any], size: tuple[int, int]) -> np.ndarray:
+    """Run lengths, column by column, starting with outside."""
+    if shape.get("size") != list(size):
+        raise WeaksegError(f"run lengths for size {shape.get('size')}, the photograph is {list(size)} (height, width)")
+    counts = shape.get("counts")
+    runs = _unpack(counts) if isinstance(counts, str) else counts
+    if not isinstance(runs, list) or not all(type(n) is int and n >= 0 for n in runs) or sum(runs) != size[0] * size[1]:
+        raise WeaksegError("run lengths do not add up to the photograph")
+    inside = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
+    return inside.reshape(size, order="F")
+
+
+def _unpack(text: str) -> list[int]:
+    """COCO's compressed run lengths: 5 bits a character from '0' on, the sixth says that more follow.
+
+    From the fourth number on each stands for its difference to the one two before.
+    """
+    runs: list[int] = []
+    value = shift = 0
+    for character in text:
+        bits = ord(character) - 48
+        if not 0 <= bits < 64:
+            raise WeaksegError("compressed run lengths hold a foreign character")
+        value |= (bits & 31) << shift
+        shift += 5
+        if bits & 32:
+            continue
+        if bits & 16:
+            value -= 1 << shift
+        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+        value = shift = 0
+    return runs
+
+
+# --- opening ---
+
+
+def coco_files(root: Path) -> list[Path]:
+    """The instances JSON files of a COCO layout, in `root` or its ``annotations`` folder."""
+    for folder in (root, root / "annotations", root / "Annotations"):
+        names = [n for n in visible(folder) if n.endswith(".json")]
+        found = [n for n in names if n.startswith("instances") or n.endswith(".coco.json") or n == "annotations.json"]
+        if found:
+            return [folder / name for name in found]
+    return []
+
+
+def index_coco(root: Path) -> Index:
+    """What a COCO layout holds: instances*.json, a folder of photographs, optional saliency and masks by stem."""
+    paths = coco_files(root)
+    if not paths:
+        raise WeaksegError(f"{root} holds no instances*.json (nor does its annotations folder); is it another layout?")
+    objects = CocoObjects(paths)
+    photos = Files()
+    listed = _photos(root, list(objects.lists))
+    for stem in listed:
+        if stem in objects.ids:
+            path = listed[stem]
+            photos.add(stem, path.parent, path.suffix)
+    index = Index(root, "coco", photos, objects=objects, classes=objects.categories or None, problems=objects.problems)
+    photos.duplicates.update({stem: paths for stem, paths in listed.duplicates.items() if stem in objects.ids})
+    if strangers := [stem for stem in listed if stem not in objects.ids]:
+        index.notes.append(f"{len(strangers)} photographs stand in no JSON: {', '.join(strangers[:5])}")
+    if missing := [stem for stem in objects.ids if stem not in photos]:
+        index.faults += [f"{stem}: the JSON lists this image, but there is no such photograph" for stem in missing]
+    if folder := first_folder(root, "SegmentationClass", "masks"):
+        index.masks.scan(folder, frozenset({".png"}))
+    if folder := first_folder(root, "Saliency", "saliency"):
+        index.saliency.scan(folder, PHOTO_SUFFIXES)
+    if objects.has_shapes:
+        index.shapes = objects
+    index.lists = find_lists(root, photos)
+    if len(paths) > 1:
+        _name_lists(index.lists, objects.lists)
+    return index
+
+
+def _photos(root: Path, lists: list[str]) -> Files:
+    """Photographs in ``images`` and its folders, ``JPEGImages``, folders named as the JSON files, or the root."""
+    places = [root / "images", *(root / "images" / n for n in visible(root / "images")), root / "JPEGImages"]
+    places += [root / name for name in lists]
+    found = Files()
+    for folder in places:
+        if folder.is_dir():
+            found.scan(folder, PHOTO_SUFFIXES)
+    return found if found else found.scan(root, PHOTO_SUFFIXES)
+
+
+def _name_lists(lists: dict[str, tuple[str, ...]], files: dict[str, tuple[str, ...]]) -> None:
+    """Each JSON file is a list; ``train2014`` is also ``train`` if no other one is."""
+    for name, ids in files.items():
+        lists.setdefault(name, ids)
+        short = name.rstrip("0123456789")
+        if short and sum(other.rstrip("0123456789") == short for other in files) == 1:
+            lists.setdefault(short, ids)
+
+
+# --- reading a stranger's JSON ---
+
+
+def _load(path: Path, shapes: bool) -> dict[str, Any]:
+    """The JSON with annotations slimmed while it is parsed, so that a million polygons are never held at once."""
+    try:
+        content = json.loads(path.read_bytes().decode("utf-8-sig"), object_hook=_slimmer(shapes))
+    except OSError as error:
+        raise WeaksegError(f"{path} cannot be read: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise WeaksegError(f"{path} is no readable JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise WeaksegError(
+            f"{path} is no COCO file: it holds a {type(content).__name__}, wanted images and annotations"
+        )
+    return content
+
+
+def _slimmer(shapes: bool) -> Callable[[dict[str, Any]], Any]:
+    def slim(entry: dict[str, Any]) -> Any:
+        if "image_id" not in entry or "category_id" not in entry:
+            return entry
+        shape = entry.get("segmentation")
+        crowd = entry.get("iscrowd") in (1, True, "1")
+        return _Raw(
+            entry["image_id"], entry["category_id"], entry.get("bbox"), crowd, bool(shape), shape if shapes else None
+        )
+
+    return slim
+
+
+def _entries(content: dict[str, Any], key: str, path: Path) -> list[Any]:
+    entries = content.get(key)
+    if not isinstance(entries, list):
+        raise WeaksegError(f"{path} is no COCO file: it has no list {key!r}")
+    return entries
+
+
+def _categories(content: dict[str, Any], path: Path, problems: list[str]) -> dict[int, str]:
+    found: dict[int, str] = {}
+    for entry in _entries(content, "categories", path):
+        if not isinstance(entry, dict) or type(entry.get("id")) is not int or not isinstance(entry.get("name"), str):
+            problems.append(f"{path}: category {str(entry)[:60]} has no whole number 'id' and text 'name'")
+        elif found.setdefault(entry["id"], sys.intern(entry["name"].strip())) != entry["name"].strip():
+            problems.append(f"{path}: category id {entry['id']} stands there twice")
+    return found
+
+
+def _images(content: dict[str, Any], path: Path, problems: list[str]) -> dict[Any, str]:
+    """COCO's image id -> stem of its file name."""
+    found: dict[Any, str] = {}
+    for entry in _entries(content, "images", path):
+        if (
+            not isinstance(entry, dict)
+            or not isinstance(entry.get("file_name"), str)
+            or type(entry.get("id")) not in (int, str)
+        ):
+            problems.append(f"{path}: image {str(entry)[:60]} has no 'id' and text 'file_name'")
+        elif escapes(entry["file_name"]):
+            problems.append(f"{path}: file name {entry['file_name']!r} leaves the data set's folder")
+        elif entry["id"] in found:
+            problems.append(f"{path}: image id {entry['id']} stands there twice")
+        else:
+            found[entry["id"]] = sys.intern(stem_of(entry["file_name"]))
+    return found
+
+
+def _fault(raw: Any, stems: dict[Any, str], categories: dict[int, str]) -> str | None:
+    """What is wrong with an annotation, or None."""
+    if not isinstance(raw, _Raw):
+        return "no 'image_id' and 'category_id'"
+    if type(raw.image) not in (int, str) or raw.image not in stems:
+        return f"image_id {raw.image!r} is no image of the file"
+    if type(raw.category) is not int or raw.category not in categories:
+        return f"category_id {raw.category!r} is no category of the file"
+    if not isinstance(raw.bbox, list) or len(raw.bbox) != 4 or not all(_is_number(v) for v in raw.bbox):
+        return f"bbox {str(raw.bbox)[:60]} is not [x, y, width, height]"
+    return None
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) < 1e9 and math.isfinite(value)  # the first also keeps whole numbers too long for a float away

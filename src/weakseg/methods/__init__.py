@@ -55,7 +55,8 @@ def _outsider(path: Path) -> ModuleType:
     if not path.is_file():
         raise WeaksegError(f"no method file at {path}")
     spec = importlib.util.spec_from_file_location(f"weakseg_outsider_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
+    if spec is None or spec.loader is None:
+        raise WeaksegError(f"{path} is not a Python file that can be imported")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

@@ -1,0 +1,405 @@
+"""The verbs: each is one public function, and the command line calls it with the same argument names."""
+
+import json
+import os
+import platform
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from weakseg.types import LABELS, WeaksegError
+
+Say = Callable[[str], None]
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def run(
+    recipe: str | Path,
+    data: str | Path,
+    out: str | Path,
+    *,
+    set: Sequence[str] | Mapping[str, Any] = (),
+    seeds: int = 1,
+    weights: str | Path | None = None,
+    train_list: str = "train",
+    val_list: str = "val",
+    reuse: Sequence[str | Path] = (),
+    overwrite: bool = False,
+    dry_run: bool = False,
+    device: str = "auto",
+    layout: str | None = None,
+    classes: str | Path | None = None,
+    tags_from: str | None = None,
+    workers: int = 2,
+    precision: str = "no",
+    tensorboard: bool = False,
+    progress: bool = True,
+    say: Say = _tell,
+) -> dict[str, Any]:
+    """Run a recipe over a data set; the same call resumes a run that was stopped, and skips what is done.
+
+    Args:
+        recipe: name of a recipe that ships (``cam-crf-mobile``), or a YAML file.
+        data: the data set: VOC layout, COCO JSON beside images, or a plain folder.
+        out: the run's folder.
+        set: changes such as ``cam.crop=224``.
+        seeds: how many seeds, 0 onwards; the report gives mean and spread.
+        weights: weights file of the recipe's network, with its JSON beside it, instead of a download.
+        train_list, val_list: which lists of the data set the recipe's ``train`` and ``val`` are.
+        reuse: other runs whose matching steps are taken over by hard link.
+        overwrite: move steps of an older configuration aside instead of refusing.
+        dry_run: plan only; the result holds the plan and the estimated time, nothing is written.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+        layout, classes, tags_from: how to read the data set (see `weakseg.data.dataset.open_dataset`).
+        workers: loader processes.
+        precision: ``no``, ``bf16`` or ``fp16`` training.
+        tensorboard: also write its event files (needs the extra).
+        progress: show bars with the time left.
+        say: receives one line at a time about what is going on.
+
+    Returns:
+        The content of ``report.json`` with ``report``, the path of the HTML page; with `dry_run` the plan.
+
+    Raises:
+        WeaksegError: one sentence about what came, what was wanted and what to do.
+    """
+    from weakseg.data.dataset import open_dataset
+    from weakseg.pipeline.execute import with_weights
+    from weakseg.pipeline.plan import Lists
+    from weakseg.pipeline.recipe import override, read_recipe
+    from weakseg.pipeline.run import Options
+
+    chosen = override(with_weights(override(read_recipe(recipe), _only_backbone(set)), _path(weights)), set)
+    dataset = open_dataset(data, layout=layout, classes=classes, tags_from=tags_from)
+    options = Options(device=device, workers=workers, precision=precision, progress=progress, tensorboard=tensorboard)
+    lists = Lists(train_list, val_list)
+    return _run(chosen, dataset, Path(out), seeds, lists, reuse, overwrite, dry_run, options, _command(), say)
+
+
+def demo(
+    out: str | Path = "runs/demo", *, seeds: int = 1, count: int = 320, device: str = "auto", progress: bool = True,
+    say: Say = _tell,
+) -> dict[str, Any]:
+    """The main job on the embedded data set, from scratch, in less than two minutes on two cores.
+
+    Args:
+        out: folder for the scenes and the run.
+        seeds: how many seeds.
+        count: scenes to generate; a quarter of them is held out.
+        device, progress, say: as in `run`.
+
+    Returns:
+        As `run`; the table is in ``summary``.
+    """
+    out = Path(out)
+    data_scenes(out / "scenes", count=count, seed=0, say=say)
+    return run("demo", out / "scenes", out / "run", seeds=seeds, device=device, progress=progress, say=say)
+
+
+def label(
+    photos: str | Path,
+    tags: str | Path,
+    out: str | Path,
+    *,
+    recipe: str | Path = "cam-crf-mobile",
+    run: str | Path | None = None,
+    weights: str | Path | None = None,
+    set: Sequence[str] | Mapping[str, Any] = (),
+    classes: str | Path | None = None,
+    overwrite: bool = False,
+    device: str = "auto",
+    workers: int = 2,
+    progress: bool = True,
+    say: Say = _tell,
+) -> dict[str, Any]:
+    """Pseudo-masks for one's own photographs from a CSV of tags.
+
+    Trains the recipe's localiser on them, or uses that of `run`. Photographs without a row are listed and skipped; an
+    empty tag cell means background only.
+
+    Args:
+        photos: folder of photographs.
+        tags: CSV ``image,tag1;tag2``; the first column is a file name or its stem.
+        out: run folder; the masks come to ``out/labels`` as palette PNGs named by file stem, with previews.
+        recipe: its steps up to the pseudo-masks are run.
+        run: an ended run whose networks label the photographs without training.
+        weights, set, overwrite, device, workers, progress, say: as in `run`.
+        classes: names or file that fix the order of the classes; else the run's, else the tags' sorted names.
+
+    Returns:
+        ``{"labels": folder, "previews": folder, "photographs": n, "skipped": [...], "findings": [...]}``.
+    """
+    from weakseg.data.dataset import open_photos
+    from weakseg.pipeline.execute import run_recipe, with_weights
+    from weakseg.pipeline.labelling import labelling
+    from weakseg.pipeline.plan import Lists
+    from weakseg.pipeline.recipe import override, read_recipe
+    from weakseg.pipeline.run import Options
+    from weakseg.report.pictures import write_previews
+
+    out = Path(out)
+    if run is None:
+        chosen = override(with_weights(override(read_recipe(recipe), _only_backbone(set)), _path(weights)), set)
+        chosen, names = labelling(chosen), classes
+    else:
+        manifest = _manifest(Path(run))
+        chosen, names = labelling(override(_recipe_of(manifest), set), Path(run), manifest), manifest["classes"]
+    dataset = open_photos(photos, classes=names, tags_csv=tags)
+    for id in dataset.untagged:
+        say(f"no row in {tags}: {id} is skipped")
+    ran = run_recipe(
+        chosen, dataset, out, lists=Lists("tagged", "tagged"), overwrite=overwrite, command=_command(), say=say,
+        options=Options(device=device, workers=workers, progress=progress),
+    )
+    last = ran.chains[0].steps[str(chosen.labels)]
+    from weakseg.pipeline.run import link_file
+
+    for id in last.ids:
+        link_file(last.store.path(id, LABELS), out / "labels" / f"{id}.png")
+    write_previews(dataset, last.store, last.ids, out / "labels" / "previews")
+    say(f"{len(last.ids)} masks in {out / 'labels'}, previews in {out / 'labels' / 'previews'}")
+    return {
+        "labels": out / "labels",
+        "previews": out / "labels" / "previews",
+        "photographs": len(last.ids),
+        "skipped": list(dataset.untagged),
+        "findings": list(ran.findings),
+    }
+
+
+def predict(
+    run: str | Path,
+    photos: str | Path,
+    out: str | Path,
+    *,
+    seed: int = 0,
+    device: str = "auto",
+    workers: int = 2,
+    progress: bool = True,
+    say: Say = _tell,
+) -> Path:
+    """Segment photographs with the network of an ended run; no tags are needed.
+
+    Args:
+        run: the run's folder.
+        photos: folder of photographs.
+        out: receives palette PNGs named by file stem, at each photograph's own size; those that are there are kept.
+        seed: which of the run's seeds.
+        device, workers, progress, say: as in `run`.
+
+    Returns:
+        `out`.
+    """
+    from weakseg import infer
+    from weakseg.data.dataset import open_photos
+    from weakseg.data.view import View
+    from weakseg.pipeline.labelling import FlatStore, network_of
+
+    manifest = _manifest(Path(run), seed)
+    step = manifest["recipe"]["predictions"]
+    if step is None:
+        raise WeaksegError(f"{run} trained no segmentation network: recipe {manifest['recipe']['name']} ends before it")
+    dataset = open_photos(photos, classes=manifest["classes"])
+    method, model = network_of(Path(run) / f"seed-{seed}", manifest, step, device)
+    store = FlatStore(Path(out))
+    infer.map_samples(
+        lambda sample: {LABELS: method.predict(model, sample)},
+        View(dataset=dataset, ids=dataset.ids, need_tags=False),
+        store,
+        workers=workers,
+        device=device,
+        progress=progress,
+        label="predict",
+    )
+    say(f"{len(dataset.ids)} masks in {out}")
+    return Path(out)
+
+
+def evaluate(
+    pred: str | Path, truth: str | Path, *, classes: str | Path | None = None, ignored_prediction: str = "miss",
+    absent: str = "irn",
+) -> dict[str, Any]:
+    """mIoU of a folder of masks against a folder of true masks: one confusion matrix over all files.
+
+    Args:
+        pred: label maps as PNG, named by file stem.
+        truth: true masks as PNG.
+        classes: names file; else the ids that occur.
+        ignored_prediction: how a predicted 255 counts: ``miss``, ``drop`` or ``background`` (methods.md 1.5).
+        absent: how a class without pixels counts: ``irn``, ``zero`` or ``skip_truthless``.
+
+    Returns:
+        mIoU, per class IoU, precision and recall, and the conventions they follow.
+    """
+    from weakseg.evaluate.folders import evaluate_folders
+
+    return evaluate_folders(
+        Path(pred), Path(truth), classes=_path(classes), ignored_prediction=ignored_prediction, absent=absent
+    )
+
+
+def report(run: str | Path) -> Path:
+    """Write ``report.html`` of an ended run anew from its ``report.json``; the page's path."""
+    from weakseg.report.html import write_report
+
+    run = Path(run)
+    if not (run / "report.json").is_file():
+        raise WeaksegError(f"{run} has no report.json: is it a run folder that ended? `weakseg run` writes one")
+    return write_report(run)
+
+
+def methods() -> list[dict[str, Any]]:
+    """Every method and recipe that ships: name, what it is, what it needs, its constants."""
+    from weakseg import methods as shelf
+    from weakseg.pipeline.recipe import constants, read_recipe, shipped
+
+    found = []
+    for name in shelf.names():
+        method = shelf.load(name)
+        roles = {"score": "localiser", "refine": "refiner", "predict": "segmenter"}
+        found.append(
+            {
+                "name": name,
+                "role": ", ".join(r for verb, r in roles.items() if hasattr(method, verb)),
+                "about": (type(method).__doc__ or "").strip().splitlines()[0],
+                "needs": sorted(getattr(method, "needs", ())),
+                "constants": constants(method),
+            }
+        )
+    return found + [{"name": n, "role": "recipe", "about": read_recipe(n).summary, "needs": []} for n in shipped()]
+
+
+def data_check(
+    path: str | Path, *, layout: str | None = None, classes: str | Path | None = None, tags_from: str | None = None,
+    strict: bool = False,
+) -> Any:
+    """Everything that is wrong with a data set, in one pass (`weakseg.data.check.CheckReport`)."""
+    from weakseg.data.check import check
+
+    return check(path, layout=layout, classes=classes, tags_from=tags_from, strict=strict)
+
+
+def data_scenes(out: str | Path, *, count: int = 320, seed: int = 0, size: int = 128, say: Say = _tell) -> Path:
+    """Generate the embedded data set: photo-like scenes in VOC layout with exact masks, boxes, tags and saliency."""
+    from weakseg.data.scenes import make_scenes
+
+    make_scenes(Path(out), count=count, seed=seed, size=size)
+    say(f"{count} scenes in {out}")
+    return Path(out)
+
+
+def data_convert(
+    path: str | Path, out: str | Path, *, to: str = "voc", layout: str | None = None,
+    classes: str | Path | None = None, tags_from: str | None = None, say: Say = _tell,
+) -> Path:
+    """Convert a data set between the VOC, COCO and plain folder layouts."""
+    from weakseg.data.convert import convert
+
+    convert(path, out, to=to, layout=layout, classes=classes, tags_from=tags_from)
+    say(f"{path} is now in {to} layout in {out}")
+    return Path(out)
+
+
+def doctor() -> dict[str, Any]:
+    """What weakseg finds on this machine: versions, devices, cores, memory, disk, and whether its kernels compile."""
+    import torch
+
+    from weakseg.ops import crf
+    from weakseg.pipeline.book import versions
+
+    image, unary = torch.zeros(3, 8, 8, dtype=torch.uint8), torch.rand(2, 8, 8)
+    try:
+        crf.dense_crf(image, unary, crf.RECIPES["psa"])
+        kernels = "ok"
+    except Exception as error:
+        kernels = f"{type(error).__name__}: {error}"
+    cuda = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "platform": platform.platform(),
+        "versions": versions(),
+        "devices": ["cpu", *cuda, *(["mps"] if torch.backends.mps.is_available() else [])],
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "free_disk_gb": round(shutil.disk_usage(".").free / 1e9, 1),
+        "crf_kernels": kernels,
+        "ok": kernels == "ok",
+    }
+
+
+def _run(
+    recipe: Any, dataset: Any, out: Path, seeds: int, lists: Any, reuse: Sequence[str | Path], overwrite: bool,
+    dry_run: bool, options: Any, command: str, say: Say,
+) -> dict[str, Any]:
+    from weakseg.data.store import write_json
+    from weakseg.evaluate.conventions import CONVENTIONS
+    from weakseg.pipeline import book
+    from weakseg.pipeline.execute import plan_seeds, run_recipe
+    from weakseg.report.html import write_report
+    from weakseg.report.pictures import gallery, write_previews
+
+    runs = [_run_folder(Path(r)) for r in reuse]
+    if dry_run:
+        from weakseg.pipeline.estimate import estimate
+
+        plans = plan_seeds(recipe, dataset, out, seeds=seeds, lists=lists, options=options)
+        return estimate(plans, dataset, runs, options)
+    ran = run_recipe(
+        recipe, dataset, out, seeds=seeds, lists=lists, reuse_runs=runs, overwrite=overwrite, options=options,
+        command=command, say=say,
+    )
+    entries = []
+    for chain in ran.chains:
+        folder = out / f"seed-{chain.seed}"
+        entries += gallery(recipe, chain, folder, out)
+        if recipe.labels in chain.steps:
+            last = chain.steps[recipe.labels]
+            write_previews(dataset, last.store, last.ids, folder / "labels" / "previews")
+    result = book.report_data(
+        recipe, ran.chains, out, command=command, findings=ran.findings, entries=entries, conventions=CONVENTIONS
+    )
+    write_json(out / "report.json", result)
+    page = write_report(out)
+    say(f"report: {page}")
+    return {**result, "report": page}
+
+
+def _manifest(run: Path, seed: int = 0) -> dict[str, Any]:
+    from weakseg.data.store import read_json
+
+    path = _run_folder(run) / f"seed-{seed}" / "manifest.json"
+    if not path.is_file():
+        raise WeaksegError(f"{path} is missing: has the run ended? Start `weakseg run` again with the same command")
+    return dict(read_json(path))
+
+
+def _recipe_of(manifest: Mapping[str, Any]) -> Any:
+    from weakseg.pipeline.recipe import parse_recipe
+
+    return parse_recipe(json.dumps(manifest["recipe"]), manifest["recipe"]["name"])
+
+
+def _run_folder(run: Path) -> Path:
+    if not any(run.glob("seed-*")):
+        raise WeaksegError(f"{run} is no run folder: it holds no seed-0; give the --out of an earlier `weakseg run`")
+    return run
+
+
+def _only_backbone(settings: Sequence[str] | Mapping[str, Any]) -> Any:
+    """The settings that choose the network: they come before the weights file is compared with it."""
+    if isinstance(settings, Mapping):
+        return {k: v for k, v in settings.items() if k.startswith("backbone.")}
+    return [s for s in settings if s.startswith("backbone.")]
+
+
+def _path(path: str | Path | None) -> Path | None:
+    return None if path is None else Path(path)
+
+
+def _command() -> str:
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])

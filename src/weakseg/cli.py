@@ -1,0 +1,305 @@
+"""The command line: each verb calls the function of the same name in `weakseg.api` with the same argument names.
+
+Nothing heavy is imported before a verb runs, so ``weakseg --help`` answers at once.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+app = typer.Typer(
+    name="weakseg",
+    help="Cheap labels (image tags, boxes, saliency maps) in, segmentation models out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data = typer.Typer(help="Look at a data set, generate the embedded one, convert between layouts.", no_args_is_help=True)
+app.add_typer(data, name="data")
+
+Out = Annotated[Path, typer.Option("--out", help="Folder for the results.")]
+Set = Annotated[list[str], typer.Option("--set", metavar="STEP.KEY=VALUE", help="Change a constant, e.g. cam.crop=224.")]
+Weights = Annotated[Path | None, typer.Option("--weights", help="Weights file (its FILE.json beside it) instead of a download.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
+Workers = Annotated[int, typer.Option("--workers", min=0, help="Loader processes.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Move steps of an older configuration aside.")]
+Progress = Annotated[bool, typer.Option("--progress/--no-progress", help="Bars with the time left.")]
+Layout = Annotated[str | None, typer.Option("--layout", help="voc, coco or folder; recognised by itself.")]
+Classes = Annotated[Path | None, typer.Option("--classes", help="File with one class name a line: the order of the ids.")]
+TagsFrom = Annotated[str | None, typer.Option("--tags-from", help="tags.csv, boxes, folders, masks, or a .csv or .npy file.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def _help(text: str, example: str) -> str:
+    return f"{text}\n\n\b\nExample:\n  {example}"
+
+
+@app.command(help=_help("The main job on generated scenes, from scratch, in less than two minutes.", "weakseg demo --out runs/demo"))
+def demo(
+    out: Out = Path("runs/demo"),
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many seeds.")] = 1,
+    count: Annotated[int, typer.Option("--count", min=16, help="Scenes to generate.")] = 320,
+    device: Device = "auto",
+    progress: Progress = True,
+) -> None:
+    """The main job on the embedded data set."""
+    from weakseg import api
+
+    _show(api.demo(out, seeds=seeds, count=count, device=device, progress=progress))
+
+
+@app.command(
+    help=_help(
+        "Run a recipe over a data set. The same command resumes a run that was stopped.",
+        "weakseg run cam-crf-mobile --data VOC2012 --out runs/cam --seeds 3",
+    )
+)
+def run(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name (see `weakseg methods`) or a YAML file.")],
+    data: Annotated[Path, typer.Option("--data", help="VOC layout, COCO JSON beside images, or a plain folder.")],
+    out: Out,
+    set: Set = [],  # noqa: B006
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many seeds; the report gives mean and spread.")] = 1,
+    weights: Weights = None,
+    train_list: Annotated[str, typer.Option("--train-list", help="List the recipe's `train` means.")] = "train",
+    val_list: Annotated[str, typer.Option("--val-list", help="List the recipe's `val` means.")] = "val",
+    reuse: Annotated[list[Path], typer.Option("--reuse", help="Other runs whose matching steps are taken over.")] = [],  # noqa: B006
+    overwrite: Overwrite = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the steps, what is skipped and the estimated time.")] = False,
+    device: Device = "auto",
+    layout: Layout = None,
+    classes: Classes = None,
+    tags_from: TagsFrom = None,
+    workers: Workers = 2,
+    precision: Annotated[str, typer.Option("--precision", help="no, bf16 or fp16 training.")] = "no",
+    tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write its event files.")] = False,
+    progress: Progress = True,
+) -> None:
+    """Run a recipe over a data set."""
+    from weakseg import api
+
+    result = api.run(
+        recipe, data, out, set=set, seeds=seeds, weights=weights, train_list=train_list, val_list=val_list,
+        reuse=reuse, overwrite=overwrite, dry_run=dry_run, device=device, layout=layout, classes=classes,
+        tags_from=tags_from, workers=workers, precision=precision, tensorboard=tensorboard, progress=progress,
+    )  # fmt: skip
+    if dry_run:
+        _show_plan(result)
+    else:
+        _show(result)
+
+
+@app.command(
+    help=_help(
+        "Pseudo-masks for your own photographs from a CSV of tags (image,tag1;tag2).",
+        "weakseg label photos --tags tags.csv --out masks",
+    )
+)
+def label(
+    photos: Annotated[Path, typer.Argument(help="Folder of photographs.")],
+    tags: Annotated[Path, typer.Option("--tags", help="CSV: image,tag1;tag2. An empty tag cell means background only.")],
+    out: Out,
+    recipe: Annotated[str, typer.Option("--recipe", help="Its steps up to the pseudo-masks are run.")] = "cam-crf-mobile",
+    run: Annotated[Path | None, typer.Option("--run", help="An ended run whose networks label without training.")] = None,
+    weights: Weights = None,
+    set: Set = [],  # noqa: B006
+    classes: Classes = None,
+    overwrite: Overwrite = False,
+    device: Device = "auto",
+    workers: Workers = 2,
+    progress: Progress = True,
+) -> None:
+    """Pseudo-masks for one's own photographs."""
+    from weakseg import api
+
+    api.label(
+        photos, tags, out, recipe=recipe, run=run, weights=weights, set=set, classes=classes, overwrite=overwrite,
+        device=device, workers=workers, progress=progress,
+    )  # fmt: skip
+
+
+@app.command(help=_help("Segment photographs with the network of an ended run.", "weakseg predict runs/cam photos --out masks"))
+def predict(
+    run: Annotated[Path, typer.Argument(help="Folder of an ended run.")],
+    photos: Annotated[Path, typer.Argument(help="Folder of photographs.")],
+    out: Out,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Which of the run's seeds.")] = 0,
+    device: Device = "auto",
+    workers: Workers = 2,
+    progress: Progress = True,
+) -> None:
+    """Segment photographs with the network of an ended run."""
+    from weakseg import api
+
+    api.predict(run, photos, out, seed=seed, device=device, workers=workers, progress=progress)
+
+
+@app.command(
+    help=_help(
+        "mIoU of a folder of masks against a folder of true masks.",
+        "weakseg evaluate --pred runs/cam/seed-0/predictions --truth VOC2012/SegmentationClass",
+    )
+)
+def evaluate(
+    pred: Annotated[Path, typer.Option("--pred", help="Masks (PNG) named by file stem.")],
+    truth: Annotated[Path, typer.Option("--truth", help="True masks (PNG).")],
+    classes: Classes = None,
+    ignored_prediction: Annotated[
+        Literal["miss", "drop", "background"], typer.Option("--ignored-prediction", help="How a predicted 255 counts.")
+    ] = "miss",
+    absent: Annotated[
+        Literal["irn", "zero", "skip_truthless"], typer.Option("--absent", help="How a class without pixels counts.")
+    ] = "irn",
+    as_json: Json = False,
+) -> None:
+    """mIoU of a folder of masks."""
+    from weakseg import api
+    from weakseg.evaluate.folders import format_table
+
+    result = api.evaluate(pred, truth, classes=classes, ignored_prediction=ignored_prediction, absent=absent)
+    print(json.dumps(result, indent=1) if as_json else format_table(result))
+
+
+@app.command(help=_help("Write the HTML report of an ended run anew.", "weakseg report runs/cam"))
+def report(run: Annotated[Path, typer.Argument(help="Folder of an ended run.")]) -> None:
+    """Write the HTML report of an ended run anew."""
+    from weakseg import api
+
+    print(api.report(run))
+
+
+@app.command(help=_help("Every method and recipe that ships.", "weakseg methods"))
+def methods(as_json: Json = False) -> None:
+    """Every method and recipe that ships."""
+    from weakseg import api
+
+    found = api.methods()
+    if as_json:
+        print(json.dumps(found, indent=1))
+        return
+    rows = [(m["name"], m["role"], ", ".join(m["needs"]), m["about"]) for m in found]
+    _table(("name", "what", "needs", "about"), rows)
+
+
+@app.command(help=_help("What weakseg finds on this machine.", "weakseg doctor"))
+def doctor(as_json: Json = False) -> None:
+    """What weakseg finds on this machine."""
+    from weakseg import api
+
+    found = api.doctor()
+    if as_json:
+        print(json.dumps(found, indent=1))
+    else:
+        for key, value in found.items():
+            text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
+            print(f"{key:14} {', '.join(text) if isinstance(text, list) else text}")
+    if not found["ok"]:
+        raise typer.Exit(1)
+
+
+@data.command("check", help=_help("Everything that is wrong with a data set, in one pass.", "weakseg data check VOC2012 --strict"))
+def data_check(
+    path: Annotated[Path, typer.Argument(help="The data set.")],
+    layout: Layout = None,
+    classes: Classes = None,
+    tags_from: TagsFrom = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Warnings are errors.")] = False,
+) -> None:
+    """Everything that is wrong with a data set."""
+    from weakseg import api
+
+    found = api.data_check(path, layout=layout, classes=classes, tags_from=tags_from, strict=strict)
+    for line in found.lines():
+        print(line)
+    if not found.ok:
+        raise typer.Exit(1)
+
+
+@data.command("scenes", help=_help("Generate the embedded data set in VOC layout.", "weakseg data scenes --out scenes --count 320 --seed 0"))
+def data_scenes(
+    out: Out,
+    count: Annotated[int, typer.Option("--count", min=1, help="How many scenes.")] = 320,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Everything derives from it.")] = 0,
+    size: Annotated[int, typer.Option("--size", min=32, help="Side in pixels, about.")] = 128,
+) -> None:
+    """Generate the embedded data set."""
+    from weakseg import api
+
+    api.data_scenes(out, count=count, seed=seed, size=size)
+
+
+@data.command("convert", help=_help("Convert a data set between layouts.", "weakseg data convert coco --to voc --out voc"))
+def data_convert(
+    path: Annotated[Path, typer.Argument(help="The data set.")],
+    out: Out,
+    to: Annotated[Literal["voc", "coco", "folder"], typer.Option("--to", help="The layout that is wanted.")] = "voc",
+    layout: Layout = None,
+    classes: Classes = None,
+    tags_from: TagsFrom = None,
+) -> None:
+    """Convert a data set between layouts."""
+    from weakseg import api
+
+    api.data_convert(path, out, to=to, layout=layout, classes=classes, tags_from=tags_from)
+
+
+def main() -> None:
+    """Run the command line; a person's mistake ends in one sentence and a non-zero exit, never in a traceback."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        _stop("stopped; the same command goes on where this one was", 130)
+    except Exception as error:
+        if os.environ.get("WEAKSEG_DEBUG"):
+            raise
+        _stop(_sentence(error), 1)
+
+
+def _sentence(error: Exception) -> str:
+    from weakseg.types import WeaksegError
+
+    if isinstance(error, WeaksegError):
+        return str(error)
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    first = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first} (this is a fault of weakseg; WEAKSEG_DEBUG=1 shows where)"
+
+
+def _stop(text: str, code: int) -> None:
+    print(f"weakseg: {text}", file=sys.stderr)
+    raise SystemExit(code)
+
+
+def _show(result: dict[str, Any]) -> None:
+    """The headline table: percent, mean and spread over seeds, and where the report is."""
+    rows = []
+    for row in result["summary"]:
+        spread = "" if row["std"] is None else f"± {100 * row['std']:.1f}"
+        values = ", ".join(f"{100 * v:.1f}" for v in row["values"]) if row["std"] is not None else ""
+        rows.append((row["name"], row["split"], row["unit"], f"{100 * row['mean']:.1f}", spread, values))
+    _table(("", "list", "", "%", "", "seeds"), rows)
+    print(f"\nreport: {result['report']}")
+
+
+def _show_plan(result: dict[str, Any]) -> None:
+    rows = [(f"seed {s['seed']}", s["name"], s["method"], s["state"], s["work"], s["time"]) for s in result["steps"]]
+    _table(("", "step", "method", "state", "work", "about"), rows)
+    print(f"\nestimated time: {result['time']}; nothing was written")
+
+
+def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for title in head:
+        table.add_column(title, justify="right" if title == "%" else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*map(str, row))
+    Console(markup=False, highlight=False).print(table)

@@ -1,0 +1,169 @@
+"""What a run writes down: the manifest of each seed, the label maps and predictions people come for, report.json."""
+
+import platform
+import statistics
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from weakseg.data.dataset import Dataset
+from weakseg.data.store import read_json, write_json
+from weakseg.evaluate.health import check_masks, check_predictions, mask_stats
+from weakseg.infer import resolve_device
+from weakseg.pipeline.plan import Lists, Planned, digest, weights_hash
+from weakseg.pipeline.recipe import Recipe, constants
+from weakseg.pipeline.run import Chain, link_file
+from weakseg.types import LABELS
+
+PACKAGES = ("weakseg", "torch", "torchvision", "timm", "accelerate", "numba", "numpy", "pillow")
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide numbers."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "missing"
+    return found
+
+
+def git_commit(folder: Path) -> str | None:
+    """The commit of the checkout that holds `folder`, with ``+changes`` if it is not clean; None outside of one."""
+    try:
+        git = ["git", "-C", str(folder)]
+        head = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True, timeout=10)
+        state = subprocess.run(
+            [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head.stdout.strip() + ("+changes" if state.stdout.strip() else "")
+
+
+def write_manifest(
+    recipe: Recipe, chain: Chain, out: Path, *, lists: Lists, command: str, findings: Sequence[Mapping[str, Any]]
+) -> None:
+    """``manifest.json``: enough to run this seed again and to trust or doubt its numbers."""
+    steps = []
+    for p in chain.steps.values():
+        done = read_json(p.folder / "done.json") if (p.folder / "done.json").is_file() else {}
+        steps.append(
+            {
+                "name": p.name,
+                "method": p.step.spec.method,
+                "constants": constants(p.step.method),
+                "folder": p.folder.relative_to(out).as_posix(),
+                "fingerprint": p.fingerprint,
+                "photographs": {"fit": len(p.fit_ids), "outputs": len(p.ids)},
+                "truth": len(p.ids) if "mask" in getattr(p.step.method, "needs", ()) else 0,
+                "backbone": None if p.backbone is None else {**asdict(p.backbone), "create": dict(p.backbone.create)},
+                "weights_sha256": None if p.backbone is None else weights_hash(p.backbone.weights),
+                "seconds": done.get("seconds"),
+                "times": done.get("times", {}),
+            }
+        )
+    write_json(
+        out / "manifest.json",
+        {
+            "recipe": recipe.model_dump(mode="json"),
+            "seed": chain.seed,
+            "classes": list(chain.dataset.classes),
+            "data": {
+                "layout": chain.dataset.layout,
+                "tags_source": chain.dataset.tags_source,
+                "has": sorted(chain.dataset.has),
+                "lists": asdict(lists),
+                "inputs_sha256": digest([p.parts["data"] for p in chain.steps.values()]),
+            },
+            "steps": steps,
+            "findings": list(findings),
+            "device": str(resolve_device(chain.options.device)),
+            "options": asdict(chain.options),
+            "versions": versions(),
+            "git_commit": git_commit(Path(__file__).parent),
+            "command": command,
+        },
+    )
+
+
+def health(chain: Chain, planned: Planned) -> list[dict[str, Any]]:
+    """Findings about a step's outputs, in plain words; tags are all they know, never the truth."""
+    found: list[Any] = []
+    if planned.step.evaluates:
+        found = read_json(planned.folder / "result.json")["findings"]
+    elif hasattr(planned.step.method, "predict"):
+        found = check_predictions(_stats(chain, planned, tags=False))
+    elif LABELS in planned.step.writes and "tags" in chain.dataset.has:
+        found = check_masks(_stats(chain, planned, tags=True))
+    plain = [f if isinstance(f, Mapping) else asdict(f) for f in found]
+    return [{"seed": chain.seed, "step": planned.name, **f} for f in plain]
+
+
+def _stats(chain: Chain, planned: Planned, *, tags: bool) -> Any:
+    store = planned.store
+    return mask_stats(
+        lambda id: store.read(id, LABELS),
+        planned.ids,
+        chain.dataset.classes,
+        tags=chain.dataset.tags if tags else None,
+        threads=chain.options.cores,
+    )
+
+
+def link_outputs(recipe: Recipe, chain: Chain, out: Path) -> None:
+    """``labels/*.png`` with previews and ``predictions/*.png``: the maps people came for, under one name."""
+    for role, folder in ((recipe.labels, out / "labels"), (recipe.predictions, out / "predictions")):
+        if role is None or role not in chain.steps:
+            continue
+        planned = chain.steps[role]
+        for id in planned.ids:
+            link_file(planned.store.path(id, LABELS), folder / f"{id}.png")
+
+
+def report_data(
+    recipe: Recipe, chains: Sequence[Chain], run: Path, *, command: str, findings: Sequence[Mapping[str, Any]],
+    entries: Sequence[Mapping[str, Any]], conventions: Mapping[str, str],
+) -> dict[str, Any]:
+    """The numbers of all seeds, as ``report.json`` holds them."""
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    evaluations, times = [], []
+    for chain in chains:
+        for p in chain.steps.values():
+            done = read_json(p.folder / "done.json")
+            times += [{"seed": chain.seed, "step": p.name, "stage": s, **t} for s, t in done["times"].items()]
+            if not done["times"]:
+                times.append({"seed": chain.seed, "step": p.name, "stage": "all", "seconds": done["seconds"]})
+            if not p.step.evaluates:
+                continue
+            judged = read_json(p.folder / "result.json")
+            title, split = p.step.spec.title or p.name, ", ".join(p.step.lists)
+            evaluations.append(
+                {"seed": chain.seed, "step": p.name, "title": title, "kind": judged["kind"], "of": judged["of"],
+                 "split": split, "result": judged["result"]}
+            )
+            for name, value, unit in judged["headline"]:
+                full = f"{title} {name}".strip()
+                row = rows.setdefault((p.name, name), {"name": full, "step": p.name, "split": split, "unit": unit, "values": []})
+                row["values"].append(value)
+    for row in rows.values():
+        row["mean"] = statistics.fmean(row["values"])
+        row["std"] = statistics.stdev(row["values"]) if len(row["values"]) > 1 else None
+    return {
+        "recipe": recipe.name,
+        "about": recipe.summary,
+        "seeds": [c.seed for c in chains],
+        "classes": list(chains[0].dataset.classes),
+        "summary": list(rows.values()),
+        "conventions": dict(conventions),
+        "findings": list(findings),
+        "times": times,
+        "evaluations": evaluations,
+        "gallery": list(entries),
+        "versions": versions(),
+        "command": command,
+    }

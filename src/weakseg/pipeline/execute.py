@@ -1,0 +1,142 @@
+"""Run a recipe: plan every seed, refuse or reuse what is there, run the steps, write it all down."""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Iterator
+
+from filelock import FileLock, Timeout
+
+from weakseg.data.dataset import Dataset
+from weakseg.models.weights import backbone_from_file
+from weakseg.pipeline import book
+from weakseg.pipeline.plan import Lists, Planned, plan
+from weakseg.pipeline.recipe import Recipe, resolve
+from weakseg.pipeline.run import Chain, Options, reuse, run_step, settle
+from weakseg.types import WeaksegError
+
+
+@dataclass(frozen=True)
+class Ran:
+    """A run that ended: its folder, one chain a seed, and the findings of its health checks."""
+
+    recipe: Recipe
+    out: Path
+    chains: tuple[Chain, ...]
+    findings: tuple[Mapping[str, Any], ...]
+
+
+def run_recipe(
+    recipe: Recipe,
+    dataset: Dataset,
+    out: Path,
+    *,
+    seeds: int = 1,
+    lists: Lists = Lists(),
+    reuse_runs: Sequence[Path] = (),
+    overwrite: bool = False,
+    options: Options = Options(),
+    command: str = "",
+    say: Callable[[str], None] = print,
+) -> Ran:
+    """Run every step of every seed under `out`, skipping and resuming; the same call continues a killed run.
+
+    Raises:
+        WeaksegError: anything a person can mend, before work starts wherever it can be known then.
+    """
+    plans = plan_seeds(recipe, dataset, out, seeds=seeds, lists=lists, options=options)
+    with locked(out):
+        for seed, planned in plans.items():
+            settle(planned, out / f"seed-{seed}", overwrite=overwrite)
+        chains, findings = [], []
+        for seed, planned in plans.items():
+            chain = Chain(dataset, {p.name: p for p in planned}, seed, options, say)
+            findings += _run_seed(recipe, chain, out / f"seed-{seed}", reuse_runs, lists, command)
+            chains.append(chain)
+    return Ran(recipe, out, tuple(chains), tuple(findings))
+
+
+def plan_seeds(
+    recipe: Recipe, dataset: Dataset, out: Path, *, seeds: int, lists: Lists, options: Options
+) -> dict[int, tuple[Planned, ...]]:
+    """The plan of each seed 0..seeds-1."""
+    if seeds < 1:
+        raise WeaksegError(f"--seeds wants 1 or more, got {seeds}")
+    steps = resolve(recipe)
+    return {
+        seed: plan(steps, dataset, lists, out / f"seed-{seed}", seed=seed, precision=options.precision)
+        for seed in range(seeds)
+    }
+
+
+def with_weights(recipe: Recipe, weights: Path | None) -> Recipe:
+    """The recipe with the networks of that file in place of a download.
+
+    The JSON beside the file names its network, mean, std and creation options; a recipe all of whose steps train
+    another network is refused.
+    """
+    if weights is None:
+        return recipe
+    found = backbone_from_file(weights)
+    loaded = {
+        "name": found.name, "weights": found.weights, "mean": found.mean, "std": found.std, "create": dict(found.create),
+    }
+    names = {step.backbone.get("name", recipe.backbone.get("name")) for step in recipe.steps}
+    if found.name not in names:
+        wanted = ", ".join(sorted(n for n in names if n))
+        raise WeaksegError(f"{weights} holds {found.name}, recipe {recipe.name} trains {wanted}; give weights of that network, or --set backbone.name={found.name}")
+    steps = tuple(
+        s.model_copy(update={"backbone": {**s.backbone, **loaded}}) if s.backbone.get("name") == found.name else s
+        for s in recipe.steps
+    )
+    main = {**recipe.backbone, **loaded} if recipe.backbone.get("name") == found.name else recipe.backbone
+    return recipe.model_copy(update={"backbone": main, "steps": steps})
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Keep a second process out of the run folder; the lock dies with its process."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WeaksegError(f"{out} cannot be made: {error.strerror}; choose another --out") from None
+    lock = FileLock(out / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise WeaksegError(f"another process is working on {out}; wait for it, or choose another --out") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _run_seed(
+    recipe: Recipe, chain: Chain, out: Path, reuse_runs: Sequence[Path], lists: Lists, command: str
+) -> list[dict[str, Any]]:
+    findings: list[dict[str, Any]] = []
+    for number, planned in enumerate(chain.steps.values(), start=1):
+        head = f"[seed {chain.seed}, {number}/{len(chain.steps)}] {planned.name} ({planned.step.spec.method or 'folder'})"
+        if planned.done:
+            chain.say(f"{head}: done before")
+        elif reuse(planned, reuse_runs):
+            chain.say(f"{head}: reused")
+        else:
+            chain.say(f"{head}: {_work(planned)}")
+            done = run_step(chain, planned)
+            chain.say(f"{head}: {done['seconds']:.1f} s")
+        for finding in book.health(chain, planned):
+            findings.append(finding)
+            if finding["level"] != "ok":
+                chain.say(f"  {finding['level']}: {finding['title']}. {finding['text']}")
+    book.link_outputs(recipe, chain, out)
+    book.write_manifest(recipe, chain, out, lists=lists, command=command, findings=findings)
+    return findings
+
+
+def _work(planned: Planned) -> str:
+    parts = [f"learns from {len(planned.fit_ids)}"] if planned.step.learns else []
+    parts.append(f"{'judges' if planned.step.evaluates else 'writes'} {len(planned.ids)} photographs")
+    half = (planned.folder / "plan.json").is_file()
+    return ", ".join(parts) + (", resumed" if half else "")

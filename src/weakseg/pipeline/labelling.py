@@ -1,0 +1,74 @@
+"""The parts of a recipe on their own: its steps up to the pseudo-masks, and its network for new photographs."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from weakseg.data.store import Store, read_label_map, write_label_map
+from weakseg.pipeline.plan import backbone_of
+from weakseg.pipeline.recipe import Recipe, Resolved, parse_recipe, resolve
+from weakseg.pipeline.run import load_fitted
+from weakseg.types import LABELS, Outputs, WeaksegError
+
+
+def labelling(recipe: Recipe, run: Path | None = None, manifest: Mapping[str, Any] | None = None) -> Recipe:
+    """The steps that `recipe.labels` depends on, over one list; with `run`, its fitted networks instead of training."""
+    if recipe.labels is None:
+        raise WeaksegError(f"recipe {recipe.name} makes no pseudo-masks: it names no step as `labels`")
+    by_name = {s.name: s for s in resolve(recipe)}
+    wanted, queue = set(), [recipe.labels]
+    while queue:
+        step = by_name[queue.pop()]
+        if step.name not in wanted:
+            wanted.add(step.name)
+            queue += [r.step for r in (*step.scores.values(), *step.seeds.values())]
+            queue += [step.spec.model] if step.spec.model else []
+    folders = {s["name"]: s["folder"] for s in manifest["steps"]} if manifest else {}
+    steps = []
+    for spec in (s for s in recipe.steps if s.name in wanted):
+        update: dict[str, Any] = {"fit": "train", "list": ("train",)}
+        if run is not None and by_name[spec.name].learns:
+            update["fitted"] = str(run / "seed-0" / folders[spec.name] / "fit")
+        steps.append(spec.model_copy(update=update))
+    return recipe.model_copy(update={"steps": tuple(steps), "predictions": None})
+
+
+def network_of(seed_folder: Path, manifest: Mapping[str, Any], step: str, device: str) -> tuple[Any, nn.Module]:
+    """(method, fitted network) of step `step` of an ended run."""
+    import json
+
+    recipe = parse_recipe(json.dumps(manifest["recipe"]), manifest["recipe"]["name"])
+    resolved: Resolved = next(s for s in resolve(recipe) if s.name == step)
+    folder = next(s["folder"] for s in manifest["steps"] if s["name"] == step)
+    fit = seed_folder / folder / "fit"
+    model = load_fitted(resolved.method, backbone_of(resolved), len(manifest["classes"]), fit, device)
+    return resolved.method, model
+
+
+class FlatStore(Store):
+    """Label maps alone, as ``folder/<id>.png``: what people want who only came for masks."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, (LABELS,))
+
+    def path(self, id: str, key: str) -> Path:
+        """``folder/<id>.png``."""
+        return Path(self.folder) / f"{id}.png"
+
+    def write(self, id: str, outputs: Outputs) -> None:
+        """Write the label map of `id`."""
+        write_label_map(self.path(id, LABELS), outputs[LABELS])
+
+    def has(self, id: str) -> bool:
+        """Whether `id` has its file."""
+        return self.path(id, LABELS).is_file()
+
+    def done(self) -> set[str]:
+        """Ids that have their file."""
+        return {f.stem for f in Path(self.folder).glob("*.png")}
+
+    def read(self, id: str, key: str) -> Any:
+        """The label map of `id`."""
+        return read_label_map(self.path(id, key))

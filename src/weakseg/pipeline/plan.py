@@ -1,0 +1,201 @@
+"""What a run would do: for each step its folder, its ids and the fingerprint of all that decides its bytes."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from weakseg.data.dataset import Dataset
+from weakseg.data.store import Store, read_json
+from weakseg.models.weights import file_hash
+from weakseg.pipeline.recipe import Folder, Resolved, constants
+from weakseg.types import Backbone, WeaksegError
+
+NUMBERS = 1
+"""Raised when a change of the code changes the numbers of a step: older outputs are then computed anew."""
+
+NEEDS = {"tags": "tags", "boxes": "boxes", "saliency": "saliency", "mask": "masks"}
+"""What a method's `needs` calls it -> what a data set's `has` calls it."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One step of one seed.
+
+    Attributes:
+        step: the configured step.
+        folder: where its files go.
+        fit_ids, ids: photographs it learns from, and those it writes outputs for.
+        backbone: of a step that learns, else None.
+        parts: everything that decides the step's bytes, flat, by readable key.
+        fingerprint: sha256 of `parts`.
+    """
+
+    step: Resolved
+    folder: Path
+    fit_ids: tuple[str, ...]
+    ids: tuple[str, ...]
+    backbone: Backbone | None
+    parts: Mapping[str, Any]
+    fingerprint: str
+
+    @property
+    def name(self) -> str:
+        """The step's name in the recipe."""
+        return self.step.name
+
+    @property
+    def store(self) -> Store:
+        """Where the step's outputs lie."""
+        return Store(self.folder, self.step.writes)
+
+    @property
+    def done(self) -> bool:
+        """Whether the step ended with this fingerprint."""
+        return done_fingerprint(self.folder) == self.fingerprint
+
+
+@dataclass(frozen=True)
+class Lists:
+    """Which of the data set's lists the recipe's ``train`` and ``val`` mean."""
+
+    train: str = "train"
+    val: str = "val"
+
+    def ids(self, dataset: Dataset, name: str) -> tuple[str, ...]:
+        """The ids of the recipe's list `name`."""
+        return tuple(dataset.list({"train": self.train, "val": self.val}.get(name, name)))
+
+
+def plan(
+    steps: Sequence[Resolved], dataset: Dataset, lists: Lists, out: Path, *, seed: int, precision: str
+) -> tuple[Planned, ...]:
+    """All steps of one seed with their folders and fingerprints; nothing is written.
+
+    Evaluations are planned only where the data set has what they need.
+
+    Raises:
+        WeaksegError: the data set lacks what a method needs, or a list is missing or empty.
+    """
+    planned: dict[str, Planned] = {}
+    for index, step in enumerate(steps, start=1):
+        if step.evaluates and not _has(step, dataset):
+            continue
+        _check_needs(step, dataset)
+        fit_ids = lists.ids(dataset, step.spec.fit) if step.learns else ()
+        ids = tuple(dict.fromkeys(i for name in step.lists for i in lists.ids(dataset, name)))
+        if step.learns and not fit_ids:
+            raise WeaksegError(f"step {step.name}: the list {step.spec.fit!r} is empty, there is nothing to learn from")
+        backbone = backbone_of(step) if step.learns else None
+        parts = _parts(step, dataset, fit_ids, ids, backbone, planned, seed=seed, precision=precision)
+        planned[step.name] = Planned(
+            step=step,
+            folder=out / "steps" / f"{index}-{step.name}",
+            fit_ids=fit_ids,
+            ids=ids,
+            backbone=backbone,
+            parts=parts,
+            fingerprint=digest(parts),
+        )
+    return tuple(planned.values())
+
+
+def backbone_of(step: Resolved) -> Backbone:
+    """The step's backbone, or a sentence that says which key is wrong."""
+    try:
+        return Backbone(**{**step.backbone, **{k: tuple(step.backbone[k]) for k in ("mean", "std") if k in step.backbone}})
+    except TypeError as error:
+        known = ", ".join(Backbone.__dataclass_fields__)
+        raise WeaksegError(f"step {step.name}: backbone {dict(step.backbone)}: {error}; keys are: {known}") from None
+
+
+def done_fingerprint(folder: Path) -> str | None:
+    """The fingerprint with which the step in `folder` ended, or None."""
+    path = folder / "done.json"
+    return read_json(path).get("fingerprint") if path.is_file() else None
+
+
+def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Readable differences between two steps' parts: ``set.crop: 224 -> 208``."""
+    keys = [k for k in {**old, **new} if old.get(k) != new.get(k)]
+    return [f"{k}: {_short(old.get(k))} -> {_short(new.get(k))}" for k in keys]
+
+
+def digest(value: Any) -> str:
+    """sha256 of a JSON-able value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _parts(
+    step: Resolved,
+    dataset: Dataset,
+    fit_ids: tuple[str, ...],
+    ids: tuple[str, ...],
+    backbone: Backbone | None,
+    earlier: Mapping[str, Planned],
+    *,
+    seed: int,
+    precision: str,
+) -> dict[str, Any]:
+    parts: dict[str, Any] = {"numbers": NUMBERS, "method": step.spec.method, "classes": list(dataset.classes)}
+    parts |= {f"set.{k}": _plain(v) for k, v in constants(step.method).items()}
+    parts["list"] = digest(ids)
+    parts["data"] = _data_digest(dataset, fit_ids + ids, frozenset(getattr(step.method, "needs", ())))
+    if isinstance(step.method, Folder):
+        parts["folder"] = digest([(f.name, file_hash(f)) for f in sorted(Path(step.method.path).iterdir()) if f.is_file()])
+    for role in ("scores", "seeds"):
+        for name, ref in getattr(step, role).items():
+            parts[f"{role}.{name}"] = f"{earlier[ref.step].fingerprint}/{ref.key}"
+    if step.spec.model is not None:
+        parts["model"] = earlier[step.spec.model].fingerprint
+    if step.learns and backbone is not None:
+        parts |= {f"backbone.{k}": _plain(v) for k, v in asdict(backbone).items() if k != "weights"}
+        parts["backbone.weights"] = weights_hash(backbone.weights)
+        parts |= {"fit": digest(fit_ids), "seed": seed, "precision": precision}
+    return parts
+
+
+@cache
+def weights_hash(weights: str | None) -> str | None:
+    """sha256 of the weights file; ``"pretrained"`` and None as they are."""
+    return weights if weights in (None, "pretrained") else file_hash(Path(str(weights)))
+
+
+def _data_digest(dataset: Dataset, ids: tuple[str, ...], needs: frozenset[str]) -> str:
+    """Of what the step reads: photographs by size in bytes, tags by value, masks by content, saliency by size."""
+    facts: list[Any] = []
+    for id in dict.fromkeys(ids):
+        fact: list[Any] = [id, dataset.image_path(id).stat().st_size]
+        if "tags" in needs:
+            fact.append(dataset.tags(id).nonzero().flatten().tolist())
+        if "saliency" in needs and (path := dataset.saliency_path(id)):
+            fact.append(path.stat().st_size)
+        if "mask" in needs and (path := dataset.mask_path(id)):
+            fact.append(file_hash(path))
+        facts.append(fact)
+    return digest(facts)
+
+
+def _check_needs(step: Resolved, dataset: Dataset) -> None:
+    lacking = [NEEDS[n] for n in getattr(step.method, "needs", ()) if NEEDS[n] not in dataset.has]
+    if lacking:
+        raise WeaksegError(
+            f"step {step.name} ({step.spec.method}) needs {' and '.join(lacking)}, which {dataset.root} does not have; "
+            f"it has: {', '.join(sorted(dataset.has)) or 'photographs only'}"
+        )
+
+
+def _has(step: Resolved, dataset: Dataset) -> bool:
+    return all(NEEDS[n] in dataset.has for n in getattr(step.method, "needs", ()))
+
+
+def _plain(value: Any) -> Any:
+    return json.loads(json.dumps(value))
+
+
+def _short(value: Any) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else text[:12] + "..."

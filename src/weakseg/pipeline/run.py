@@ -1,0 +1,294 @@
+"""Run the steps of one seed: skip what is done, resume what is half done, take from other runs what matches."""
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from weakseg import infer, train
+from weakseg.data.dataset import Dataset
+from weakseg.data.store import Store, read_json, read_label_map, read_score_maps, write_json, write_tensors
+from weakseg.data.view import View
+from weakseg.pipeline.evaluations import Look
+from weakseg.pipeline.plan import Planned, changed, done_fingerprint
+from weakseg.pipeline.recipe import Folder
+from weakseg.types import LABELS, Backbone, Outputs, Sample, WeaksegError
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run, as far as it does not change a result.
+
+    Attributes:
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
+        workers: loader processes.
+        threads: for steps that need no network; 0 = one for each core.
+        precision: ``no``, ``fp16`` or ``bf16`` training.
+        progress: show bars.
+        checkpoint_seconds: time between checkpoints of training.
+        tensorboard: write its event files beside the log.
+    """
+
+    device: str = "auto"
+    workers: int = 2
+    threads: int = 0
+    precision: str = "no"
+    progress: bool = True
+    checkpoint_seconds: float = 60
+    tensorboard: bool = False
+
+    @property
+    def cores(self) -> int:
+        """Threads to use for steps without a network."""
+        return self.threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclass
+class Chain:
+    """The steps of one seed over one data set.
+
+    Attributes:
+        dataset: photographs and cheap labels.
+        steps: by name, in order.
+        seed: of every random draw.
+        options: device, workers, threads.
+        say: where a line for the user goes.
+    """
+
+    dataset: Dataset
+    steps: Mapping[str, Planned]
+    seed: int
+    options: Options
+    say: Callable[[str], None] = print
+    models: dict[str, nn.Module] = field(default_factory=dict)
+
+    def view(self, planned: Planned, ids: tuple[str, ...]) -> View:
+        """What the step may see of `ids`."""
+        needs = frozenset(getattr(planned.step.method, "needs", ()))
+        return View(
+            dataset=self.dataset,
+            ids=ids,
+            seeds={n: (self.steps[r.step].store, r.key) for n, r in planned.step.seeds.items()},
+            scores={n: (self.steps[r.step].store, r.key) for n, r in planned.step.scores.items()},
+            optional=frozenset(getattr(planned.step.method, "optional", ())),
+            truth="mask" in needs and not planned.step.evaluates,
+            need_tags="tags" in needs,
+        )
+
+    def model(self, name: str) -> nn.Module:
+        """The fitted network of step `name`, on the device, for inference."""
+        if name not in self.models:
+            self.models.clear()  # one at a time: memory
+            planned = self.steps[name]
+            self.models[name] = fitted_model(planned, len(self.dataset.classes), self.options.device)
+        return self.models[name]
+
+
+def run_step(chain: Chain, planned: Planned) -> dict[str, Any]:
+    """Run one step to its end and return what stands in its ``done.json``."""
+    began = time.perf_counter()
+    planned.folder.mkdir(parents=True, exist_ok=True)
+    write_json(planned.folder / "plan.json", {"parts": planned.parts, "fingerprint": planned.fingerprint})
+    times: dict[str, Any] = {}
+    if isinstance(planned.step.method, Folder):
+        _adopt(planned, chain.dataset)
+    elif planned.step.evaluates:
+        _evaluate(chain, planned)
+    else:
+        if planned.step.learns:
+            times["fit"] = _fit(chain, planned)
+        times["map"] = _map(chain, planned)
+    done = {
+        "fingerprint": planned.fingerprint,
+        "name": planned.name,
+        "method": planned.step.spec.method,
+        "photographs": len(planned.ids),
+        "seconds": round(time.perf_counter() - began, 3),
+        "times": times,
+    }
+    write_json(planned.folder / "done.json", done)
+    return done
+
+
+def fitted_model(planned: Planned, num_classes: int, device: str) -> nn.Module:
+    """Build the step's network and load what its training left, ready for inference."""
+    if planned.backbone is None:
+        raise WeaksegError(f"step {planned.name} trains no network")
+    return load_fitted(planned.step.method, planned.backbone, num_classes, planned.folder / "fit", device)
+
+
+def load_fitted(method: Any, backbone: Backbone, num_classes: int, folder: Path, device: str) -> nn.Module:
+    """The network that `method` builds, with the weights in `folder`, on `device`, for inference."""
+    model = method.build(num_classes, _unloaded(backbone))
+    for name in ("model.safetensors", "finished.safetensors"):
+        if (folder / name).is_file():
+            infer.load_model(model, folder / name)
+    return model.to(infer.resolve_device(device)).eval()
+
+
+def reuse(planned: Planned, runs: Sequence[Path]) -> bool:
+    """Take the step from the first of `runs` that ended one with this fingerprint, by hard link; whether one did."""
+    for run in runs:
+        for done in sorted(run.glob("seed-*/steps/*/done.json")):
+            if done_fingerprint(done.parent) == planned.fingerprint and done.parent != planned.folder:
+                link_tree(done.parent, planned.folder)
+                return True
+    return False
+
+
+def link_tree(source: Path, target: Path) -> None:
+    """Hard links (copies where the file system cannot) of every file below `source`; ``done.json`` last."""
+    files = sorted((f for f in source.rglob("*") if f.is_file()), key=lambda f: f.name == "done.json")
+    for file in files:
+        link_file(file, target / file.relative_to(source))
+
+
+def link_file(source: Path, target: Path) -> None:
+    """One hard link, or a copy where the file system cannot; an older file of that name is replaced."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".tmp-{target.name}")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+    except OSError:
+        shutil.copy2(source, temporary)
+    os.replace(temporary, target)
+
+
+def settle(planned: Sequence[Planned], out: Path, *, overwrite: bool) -> None:
+    """Refuse to mix two configurations in one run, or move the older steps aside.
+
+    Raises:
+        WeaksegError: without `overwrite`, when a step on disk was begun with other constants, data or inputs.
+    """
+    known = {p.folder: p for p in planned}
+    stale: list[tuple[Path, list[str]]] = []
+    for folder in sorted((out / "steps").glob("*")) if (out / "steps").is_dir() else []:
+        if ".old-" in folder.name or not (folder / "plan.json").is_file():
+            continue
+        old = read_json(folder / "plan.json")
+        if folder not in known:
+            stale.append((folder, ["the recipe has no such step"]))
+        elif old.get("fingerprint") != known[folder].fingerprint:
+            stale.append((folder, changed(old.get("parts", {}), known[folder].parts)))
+    if stale and not overwrite:
+        lines = "; ".join(f"{folder.name} ({', '.join(keys)})" for folder, keys in stale)
+        raise WeaksegError(
+            f"{out} was begun with another configuration; steps that differ: {lines}. "
+            "Choose another --out, or pass --overwrite to move these steps aside"
+        )
+    for folder, _ in stale:
+        n = 1
+        while (aside := folder.with_name(f"{folder.name}.old-{n}")).exists():
+            n += 1
+        folder.rename(aside)
+
+
+def _fit(chain: Chain, planned: Planned) -> dict[str, Any]:
+    method, options = planned.step.method, chain.options
+    fit = planned.folder / "fit"
+    model = method.build(len(chain.dataset.classes), planned.backbone)
+    summary = train.fit(
+        method,
+        model,
+        chain.view(planned, planned.fit_ids),
+        fit,
+        seed=chain.seed,
+        device=options.device,
+        workers=options.workers,
+        precision=options.precision,
+        progress=options.progress,
+        checkpoint_seconds=options.checkpoint_seconds,
+        tensorboard=options.tensorboard,
+    )
+    if hasattr(method, "finish") and not (fit / "finished.safetensors").is_file():
+        model = model.to(infer.resolve_device(options.device)).eval()
+        with torch.no_grad():
+            method.finish(model, chain.view(planned, planned.ids))
+        write_tensors(fit / "finished.safetensors", {k: v.cpu() for k, v in model.state_dict().items()}, {})
+    chain.models.clear()
+    return {"seconds": round(summary.seconds, 3), "images_per_second": round(summary.images_per_second, 3)}
+
+
+def _map(chain: Chain, planned: Planned) -> dict[str, Any]:
+    method, options, began = planned.step.method, chain.options, time.perf_counter()
+    store = planned.store
+    left = len(set(planned.ids) - store.done())
+    lender = planned.name if planned.step.learns else planned.step.spec.model
+    model = chain.model(lender) if lender and left else None
+    verb = next(getattr(method, v) for v in ("score", "predict", "refine") if hasattr(method, v))
+
+    def apply(sample: Sample) -> Outputs:
+        made = verb(model, sample)
+        return made if isinstance(made, Mapping) else {planned.step.writes[0]: made}
+
+    infer.map_samples(
+        apply,
+        chain.view(planned, planned.ids),
+        store,
+        workers=options.workers,
+        threads=1 if model is not None else options.cores,
+        device=options.device,
+        progress=options.progress,
+        label=planned.name,
+    )
+    seconds = time.perf_counter() - began
+    return {"seconds": round(seconds, 3), "images_per_second": round(left / seconds, 3)}
+
+
+def _evaluate(chain: Chain, planned: Planned) -> None:
+    step, name = planned.step, planned.step.spec.model
+    inputs = [*step.scores.values(), *step.seeds.values()]
+    outcome = step.method.evaluate(
+        Look(
+            view=chain.view(planned, planned.ids),
+            source=(chain.steps[inputs[0].step].store, inputs[0].key) if inputs else None,
+            model=chain.model(name) if name else None,
+            lender=chain.steps[name].step.method if name else None,
+            device=infer.resolve_device(chain.options.device),
+            threads=chain.options.cores,
+        )
+    )
+    write_json(
+        planned.folder / "result.json",
+        {
+            "kind": outcome.kind,
+            "headline": [list(row) for row in outcome.headline],
+            "of": f"{inputs[0].step}/{inputs[0].key}" if inputs else name,
+            "result": outcome.result,
+            "findings": [f.__dict__ if hasattr(f, "__dict__") else f._asdict() for f in outcome.findings],
+        },
+    )
+
+
+def _adopt(planned: Planned, dataset: Dataset) -> None:
+    """Check a stranger's files one by one and write them as the step's own outputs."""
+    source, store = Path(planned.step.method.path), planned.store
+    optional = store.done()
+    for id in (i for i in planned.ids if i not in optional):
+        sample = dataset.sample(id, need_tags=False)
+        if planned.step.writes == (LABELS,):
+            path = source / f"{id}.png"
+            outputs: Outputs = {LABELS: read_label_map(_there(path, planned), sample.size)}
+        else:
+            outputs = read_score_maps(_there(source / f"{id}.npz", planned))
+        store.write(id, outputs)
+
+
+def _there(path: Path, planned: Planned) -> Path:
+    if not path.is_file():
+        raise WeaksegError(f"step {planned.name}: {path} is missing; the folder must hold a file for every listed id")
+    return path
+
+
+def _unloaded(backbone: Backbone) -> Backbone:
+    """The same network before any weights: they come from the run's own file."""
+    return Backbone(
+        backbone.name, "later", backbone.output_stride, backbone.mean, backbone.std, backbone.create
+    )

@@ -147,7 +147,7 @@ def smoothstep(x: Field, low: float, high: float) -> Field:
 
 def mix(a: Colour, b: Colour, t: float | Field) -> np.ndarray:
     """`a` at t = 0, `b` at t = 1; a field `t` (H, W) gives a picture (H, W, 3)."""
-    weight = t[..., None] if isinstance(t, np.ndarray) and t.ndim == 2 else t
+    weight = t[..., None] if isinstance(t, np.ndarray) and t.ndim else t
     start = np.asarray(a, np.float32)
     return start + (np.asarray(b, np.float32) - start) * weight
 

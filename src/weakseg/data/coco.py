@@ -124,7 +124,7 @@ class CocoObjects:
         if self._shapes is None:
             self._shapes = self._load_shapes()
         out = np.zeros(size, np.uint8)
-        layers = []
+        layers: list[tuple[tuple[bool, int, int], np.ndarray, int]] = []
         for name, crowd, shape in json.loads(zlib.decompress(self._shapes[id])) if id in self._shapes else ():
             if name not in classes:
                 raise WeaksegError(f"{id}: class {name!r} is not among the {len(classes)} classes")
@@ -132,10 +132,9 @@ class CocoObjects:
                 inside = rasterise(shape, size)
             except WeaksegError as error:
                 raise WeaksegError(f"{id}: the segmentation of a {name}: {error}") from None
-            layers.append(
-                (not crowd, -int(inside.sum()), len(layers), inside, IGNORE if crowd else classes.index(name) + 1)
-            )
-        for *_, inside, label in sorted(layers, key=lambda layer: layer[:3]):
+            order = (not crowd, -int(inside.sum()), len(layers))
+            layers.append((order, inside, IGNORE if crowd else classes.index(name) + 1))
+        for _, inside, label in sorted(layers, key=lambda layer: layer[0]):
             out[inside] = label
         return torch.from_numpy(out)
 
@@ -147,10 +146,9 @@ class CocoObjects:
             stems = _images(content, path, [])
             shapes: dict[str, list[tuple[str, bool, Any]]] = {}
             for raw in _entries(content, "annotations", path):
-                if raw.has_shape and not _fault(raw, stems, self._categories):
-                    shapes.setdefault(stems[raw.image], []).append(
-                        (self._categories[raw.category], raw.crowd, raw.shape)
-                    )
+                if not _fault(raw, stems, self._categories) and raw.has_shape:
+                    name = self._categories[raw.category]
+                    shapes.setdefault(stems[raw.image], []).append((name, raw.crowd, raw.shape))
             found |= {stem: zlib.compress(json.dumps(each).encode(), 1) for stem, each in shapes.items()}
         return found
 
@@ -170,15 +168,15 @@ def rasterise(shape: Any, size: tuple[int, int]) -> np.ndarray:
     for ring in shape:
         if len(ring) % 2 or not all(_is_number(v) for v in ring):
             raise WeaksegError("a polygon is a flat list of x, y, x, y ... numbers")
-        if any(not -width <= x <= 2 * width for x in ring[::2]) or any(
-            not -height <= y <= 2 * height for y in ring[1::2]
-        ):
+        far = any(not -width <= x <= 2 * width for x in ring[::2])
+        if far or any(not -height <= y <= 2 * height for y in ring[1::2]):
             raise WeaksegError(f"a polygon lies far outside of the photograph of {width} x {height} pixels")
         if len(ring) >= 6:  # fewer corners hold no pixel
             rings.append([float(v) for v in ring])
     if not rings:
         return np.zeros(size, bool)
-    return coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(rings, height, width))).astype(bool)
+    inside: np.ndarray = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(rings, height, width))) > 0
+    return inside
 
 
 def _decode_rle(shape: dict[str, Any], size: tuple[int, int]) -> np.ndarray:
@@ -330,18 +328,15 @@ def _images(content: dict[str, Any], path: Path, problems: list[str]) -> dict[An
     """COCO's image id -> stem of its file name."""
     found: dict[Any, str] = {}
     for entry in _entries(content, "images", path):
-        if (
-            not isinstance(entry, dict)
-            or not isinstance(entry.get("file_name"), str)
-            or type(entry.get("id")) not in (int, str)
-        ):
+        name, id = (entry.get("file_name"), entry.get("id")) if isinstance(entry, dict) else (None, None)
+        if not isinstance(name, str) or type(id) not in (int, str):
             problems.append(f"{path}: image {str(entry)[:60]} has no 'id' and text 'file_name'")
-        elif escapes(entry["file_name"]):
-            problems.append(f"{path}: file name {entry['file_name']!r} leaves the data set's folder")
-        elif entry["id"] in found:
-            problems.append(f"{path}: image id {entry['id']} stands there twice")
+        elif escapes(name):
+            problems.append(f"{path}: file name {name!r} leaves the data set's folder")
+        elif id in found:
+            problems.append(f"{path}: image id {id} stands there twice")
         else:
-            found[entry["id"]] = sys.intern(stem_of(entry["file_name"]))
+            found[id] = sys.intern(stem_of(name))
     return found
 
 

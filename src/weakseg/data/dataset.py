@@ -1,7 +1,7 @@
 """A data set as an index: classes, ids, lists, and where each photograph's labels are. Pixels are read when asked for.
 
-`open_dataset` recognises the layout, settles the order of the classes and the source of the tags, and refuses a data set
-that cannot be used with the first reason; `weakseg.data.check.check` lists them all.
+`open_dataset` recognises the layout, settles the order of the classes and the source of the tags, and refuses a data
+set that cannot be used with the first reason; `weakseg.data.check.check` lists them all.
 """
 
 from collections.abc import Mapping, Sequence
@@ -93,7 +93,11 @@ class Dataset:
         return ids
 
     def tags(self, id: str) -> Tensor:
-        """bool (C,): entry k says whether ``classes[k]`` is present. Raises WeaksegError if nothing tells the tags of `id`."""
+        """bool (C,): entry k says whether ``classes[k]`` is present.
+
+        Raises:
+            WeaksegError: there is no such photograph, or nothing tells its tags.
+        """
         self.image_path(id)
         tags = torch.zeros(len(self.classes), dtype=torch.bool)
         for k in self._present(id):
@@ -111,16 +115,15 @@ class Dataset:
         objects = self._index.objects
         if self._tags is None and self.tags_source != "none" and objects is not None and id in objects:
             return bytes(sorted({self._class_id(name, id) for name in objects.names(id)}))
-        known = {"none": "this data set has no tags; add a tags.csv (image,tag1;tag2)"}
-        raise WeaksegError(
-            f"{id} has no tags: {known.get(self.tags_source, f'{self.tags_source} says nothing about it')}"
-        )
+        if self.tags_source == "none":
+            raise WeaksegError(f"{id} has no tags: {self.root} has none; add a tags.csv (image,tag1;tag2)")
+        raise WeaksegError(f"{id} has no tags: {self.tags_source} says nothing about it; add it there")
 
     def _tags_of_mask(self, id: str) -> bytes:
         mask = self.truth(id)
         if mask is None:
             raise WeaksegError(f"{id} has no tags: they are to come from masks, and it has none")
-        return bytes(sorted({int(k) for k in mask.unique()} - {0, IGNORE}))
+        return bytes(sorted(set(mask.flatten().tolist()) - {0, IGNORE}))
 
     def _class_id(self, name: str, id: str) -> int:
         if name not in self._number:
@@ -174,7 +177,7 @@ class Dataset:
         return mask
 
     def boxes(self, id: str) -> tuple[Tensor, Tensor] | None:
-        """Boxes float32 (K, 4), XYXY pixels, half-open, as annotated; labels int64 (K,), ids 1..C. None if `id` has none.
+        """Boxes float32 (K, 4), XYXY pixels, half-open, as annotated, and labels int64 (K,), ids 1..C; or None.
 
         Raises:
             WeaksegError: the annotation is damaged, or names a class that is not among `classes`.
@@ -318,9 +321,7 @@ def assemble(
     """As `open_dataset`, but what is wrong with single entries stands in ``index.problems`` instead of being raised."""
     root = _existing(path)
     if layout not in (None, *LAYOUTS):
-        raise WeaksegError(
-            f"layout {layout!r} is not known{near(str(layout), LAYOUTS)}; it is one of {', '.join(LAYOUTS)}"
-        )
+        raise WeaksegError(f"layout {layout!r} is none of {', '.join(LAYOUTS)}{near(str(layout), LAYOUTS)}")
     given = read_classes(classes) if classes is not None else None
     if given is None and (root / "classes.txt").is_file():
         given = read_classes(root / "classes.txt")

@@ -51,7 +51,8 @@ def photographs(root: Path) -> tuple[Files, dict[str, tuple[str, ...]] | None]:
     for folder in (root / "images", root / "photos", root):
         if found := Files().scan(folder, PHOTO_SUFFIXES):
             return found, None
-    found, tags = Files(), {}
+    found = Files()
+    tags: dict[str, tuple[str, ...]] = {}
     for name in visible(root):
         if (root / name).is_dir() and name.lower() not in _RESERVED:
             own = Files().scan(root / name, PHOTO_SUFFIXES)

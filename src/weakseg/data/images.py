@@ -1,6 +1,6 @@
 """Pixels of photographs, masks and saliency maps, whatever a camera, a scanner or an old tool made of them.
 
-Everything is returned in the frame a viewer displays (EXIF orientation applied), because boxes and masks are drawn there.
+Everything is returned in the frame a viewer displays (EXIF orientation applied): boxes and masks are drawn there.
 A file that cannot be read whole is an error with its name: half a photograph must not train a network.
 """
 
@@ -32,7 +32,7 @@ def read_image(path: str | Path) -> tv_tensors.Image:
     to 8. The first frame of an animation counts.
 
     Raises:
-        WeaksegError: the file is missing, truncated, no image, larger than `MAX_PIXELS`, or holds floating point values.
+        WeaksegError: the file is missing, truncated, no image, larger than `MAX_PIXELS`, or holds floats.
     """
     with _opened(path) as image:
         pixels = np.array(_rgb(_upright(image), path))
@@ -120,9 +120,8 @@ def _rgb(image: Image.Image, path: str | Path) -> Image.Image:
     if image.mode == "F":
         raise WeaksegError(f"{path} holds floating point values, whose range is unknown; save it with 8 or 16 bits")
     if image.mode in _DEEP:
-        return Image.fromarray(
-            (np.array(image).astype(np.float64).clip(0, 65535) / 257).round().astype(np.uint8)
-        ).convert("RGB")
+        values = np.array(image).astype(np.float64).clip(0, 65535) / 257  # 65535 -> 255
+        return Image.fromarray(values.round().astype(np.uint8)).convert("RGB")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
@@ -134,7 +133,8 @@ def _ids(image: Image.Image, path: str | Path) -> np.ndarray:
     if image.mode in ("P", "L", "1"):
         return np.array(image).astype(np.uint8)
     if image.mode in ("LA", "PA"):
-        return np.array(image)[..., 0]
+        first: np.ndarray = np.array(image)[..., 0]
+        return first
     if image.mode in _DEEP:
         deep = np.array(image)
         if deep.max(initial=0) > 255 or deep.min(initial=0) < 0:
@@ -165,7 +165,8 @@ def _decoded(rgb: np.ndarray, path: str | Path) -> np.ndarray:
             f"{path} is a colour mask with {strange}, which is no colour of VOC's palette; "
             "save class ids as a palette or grey PNG (0 background, 1.. classes, 255 ignore)"
         )
-    return ids.astype(np.uint8)
+    decoded: np.ndarray = ids.astype(np.uint8)
+    return decoded
 
 
 def _same_size(what: str, path: str | Path, got: tuple[int, ...], wanted: tuple[int, int] | None) -> None:

@@ -59,7 +59,7 @@ class Files(Mapping[str, Path]):
 
 
 def visible(folder: Path) -> list[str]:
-    """Names in `folder`, sorted, without hidden ones; none if there is no such folder. Raises WeaksegError if refused."""
+    """Names in `folder`, sorted, without hidden ones; none if there is no such folder. WeaksegError if refused."""
     try:
         return sorted(name for name in os.listdir(folder) if not name.startswith("."))
     except (FileNotFoundError, NotADirectoryError):
@@ -93,15 +93,22 @@ class ObjectSource(Protocol):
     kind: str
 
     def __contains__(self, id: object) -> bool: ...
-    def read(self, id: str) -> Objects: ...
-    def names(self, id: str) -> tuple[str, ...]: ...
+    def read(self, id: str) -> Objects:
+        """The objects of `id`; WeaksegError if its annotation is damaged."""
+        ...
+
+    def names(self, id: str) -> tuple[str, ...]:
+        """The class names of `id`, one an object."""
+        ...
 
 
 class MaskSource(Protocol):
     """Where masks come from if no file holds them."""
 
     def __contains__(self, id: object) -> bool: ...
-    def mask(self, id: str, size: tuple[int, int], classes: tuple[str, ...]) -> LabelMap: ...
+    def mask(self, id: str, size: tuple[int, int], classes: tuple[str, ...]) -> LabelMap:
+        """The mask of `id`, of `size` = (H, W), with the ids of `classes`."""
+        ...
 
 
 @dataclass

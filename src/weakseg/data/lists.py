@@ -1,4 +1,4 @@
-"""Small text files: lists of ids in the field's three formats, `tags.csv`, `classes.txt`. Ids are text, never numbers."""
+"""Small text files: lists of ids in the field's three formats, `tags.csv`, `classes.txt`. Ids are never numbers."""
 
 import csv
 import difflib

@@ -1,9 +1,9 @@
-"""`cls_labels.npy`, read without unpickling: the label files of PSA, SEAM, EPS, AEFT (string keys) and IRN, AMN, RIB (int keys).
+"""`cls_labels.npy` without unpickling: label files of PSA, SEAM, EPS, AEFT (string keys) and IRN, AMN, RIB (int keys).
 
-Such a file is a NumPy object array that holds one dict, and NumPy stores objects as a pickle, which may run anything when
-it is loaded. Nothing is loaded here: `pickletools.genops` only *splits* the stream into opcodes, and the small machine
-below understands the few that a dict of names and number arrays needs. A global name is a plain string compared with six
-known ones; no import, call or attribute access exists for a stream to reach. Everything else is a `WeaksegError`.
+Such a file is a NumPy object array that holds one dict, and NumPy stores objects as a pickle, which may run anything
+when it is loaded. Nothing is loaded here: `pickletools.genops` only *splits* the stream into opcodes, and the small
+machine below understands the few that a dict of names and number arrays needs. A global name is a plain string compared
+with a handful of known ones; no import, call or attribute access exists for a stream to reach. All else is an error.
 """
 
 import pickletools

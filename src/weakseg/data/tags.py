@@ -114,7 +114,7 @@ def numbered(named: _Table, classes: Sequence[str], where: str, problems: list[s
 
 
 def _vectors(path: Path, index: Index, classes: tuple[str, ...]) -> dict[str, bytes]:
-    """A ``cls_labels.npy``: it usually covers more photographs than a folder holds, so a key without one is no fault."""
+    """A ``cls_labels.npy``: it often covers more photographs than a folder has; a key without one is no fault."""
     vectors = read_label_dict(path)
     by_number = _by_number(index) if any(isinstance(key, int) for key in vectors) else {}
     found: dict[str, bytes] = {}
@@ -133,7 +133,7 @@ def _vectors(path: Path, index: Index, classes: tuple[str, ...]) -> dict[str, by
 
 
 def _by_number(index: Index) -> dict[int, str | None]:
-    """Photographs by the number at the end of their names (``COCO_train2014_000000000009`` -> 9); None if two share it."""
+    """Photographs by the number that ends their name (``COCO_train2014_000000000009`` -> 9); None if two share it."""
     found: dict[int, str | None] = {}
     for id in index.photos:
         digits = id.rsplit("_", 1)[-1]

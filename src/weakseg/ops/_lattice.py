@@ -6,10 +6,12 @@ lifted to the plane of R^(d+1) whose coordinates sum to zero. A lattice tiles th
 *splatted* onto the d + 1 vertices of its simplex, *blurred* by [1/2 1 1/2] along each of the d + 1 lattice directions,
 and *sliced* back with the same barycentric weights.
 
-What makes this one quick. (1) Pixels are grouped by simplex, so that keys are looked up and vertices touched once a
-group. (2) A vertex is one 64-bit integer whose neighbours are a single addition away. (3) The symmetric normalisation
-lives in the barycentric weights and costs nothing afterwards. Everything runs in one thread, in a fixed order: equal
-input gives equal bytes.
+What makes this one quick. (1) Pixels are grouped by simplex, so that keys are looked up once a group. (2) A vertex is
+one 64-bit integer whose neighbours are a single addition away, and most of which are known from the simplices. (3) The
+symmetric normalisation lives in the barycentric weights and costs nothing afterwards. (4) Blurring walks chains of
+neighbours in place: each value is read and written once, and a point without neighbours not at all. (5) Channels, or
+the corners of a simplex if there is but one channel, fill the lanes of vector instructions (`_simd`). Everything runs
+in one thread, in a fixed order: equal input gives equal bytes.
 """
 
 from dataclasses import dataclass
@@ -18,9 +20,12 @@ import numpy as np
 from numba import njit
 
 from ..types import WeaksegError
+from ._simd import get, load, put, splat, store, total
 
 RANK_BITS = 3
 """Bits of one rank or remainder in a packed key; enough for d <= 7."""
+SPARE = 16
+"""Floats behind the end of an array, so that whole vectors can be read and written."""
 _HASH = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: Fibonacci hashing
 _BLOCK = 256  # pixels embedded at a time: their coordinates stay in the first-level cache
 
@@ -32,21 +37,22 @@ class Lattice:
     Attributes:
         order: int32 (N,), the points grouped by simplex.
         start: int32 (S + 1,), where the group of each simplex starts in `order`.
-        vertices: int32 (S, d + 1), lattice points 1..M of each simplex; 0 is a point that always holds 0.
-        weights: float32 (N, d + 1), barycentric weights over the root of the point's own density, grouped as `order`.
-        neighbours: int32 (d + 1, M + 1, 2), the lattice points on either side along each direction; 0 where none is.
+        vertices: int32 (S, d + 1), lattice points 1..M of each simplex; point 0 always holds 0.
+        weights: float32 (N * (d + 1) + SPARE,), barycentric weights over the root of the point's own density, d + 1
+            for each point, grouped as `order`.
+        chains: int32 (d + 1 times ...,), the lattice points along each direction: runs of 2 or more neighbours, a 0
+            before and after each run.
+        bounds: int64 (d + 2,), where each direction starts in `chains`.
+        points: M, the number of lattice points.
     """
 
     order: np.ndarray
     start: np.ndarray
     vertices: np.ndarray
     weights: np.ndarray
-    neighbours: np.ndarray
-
-    @property
-    def points(self) -> int:
-        """M, the number of lattice points."""
-        return self.neighbours.shape[1] - 1
+    chains: np.ndarray
+    bounds: np.ndarray
+    points: int
 
 
 def build(features: np.ndarray) -> Lattice:
@@ -59,27 +65,40 @@ def build(features: np.ndarray) -> Lattice:
     keys, barycentric = _embed(features, elevation_scale(len(features)), shift, low)
     order, start, simplices = _group(keys)
     vertices, point_keys = _vertices(simplices, shift)
-    neighbours = _neighbours(point_keys, shift)
+    chains, bounds = _chains(_neighbours(simplices, vertices, point_keys, shift))
     weights = _gather_weights(barycentric, order)
-    lattice = Lattice(order, start, vertices, weights, neighbours)
-    ones = np.ones((len(order), 1), np.float32)
-    density = np.zeros_like(ones)
-    accumulate(lattice, ones, density, 1.0)
-    _normalise_weights(weights, order, density[:, 0])
+    lattice = Lattice(order, start, vertices, weights, chains, bounds, len(point_keys) - 1)
+    density = np.zeros(len(order) + SPARE, np.float32)
+    accumulate(lattice, np.ones_like(density), 1, 1.0, density, density)
+    _normalise_weights(weights, order, density)
     return lattice
 
 
-def accumulate(lattice: Lattice, values: np.ndarray, out: np.ndarray, weight: float) -> None:
-    """Add `weight` times the filtered `values`, float32 (N, V), to `out`, float32 (N, V), in place."""
-    points = np.zeros((lattice.points + 1, values.shape[1]), np.float32)
-    spare = np.zeros_like(points)
-    _splat(lattice.order, lattice.start, lattice.vertices, lattice.weights, values, points)
-    for direction in lattice.neighbours:
-        _blur(direction, points, spare)
-        points, spare = spare, points
-    d = lattice.vertices.shape[1] - 1
-    scale = np.float32(weight / (1 + 2.0**-d))  # undoes the gain of blurring and slicing
-    _slice(lattice.order, lattice.start, lattice.vertices, lattice.weights, points, scale, out)
+def accumulate(
+    lattice: Lattice, values: np.ndarray, channels: int, weight: float, base: np.ndarray, out: np.ndarray
+) -> None:
+    """Write `base` plus `weight` times the filtered `values` to `out` (which may be `base`, not `values`).
+
+    All three are float32 (N * channels + SPARE,), channel last; `channels` is 1, 2 or a multiple of 4.
+    """
+    corners = (0,) * lattice.vertices.shape[1]
+    scale = np.float32(weight / (1 + 2.0 ** (1 - len(corners))))  # undoes the gain of blurring and slicing
+    where = (lattice.order, lattice.start, lattice.vertices, lattice.weights)
+    first = 0
+    while first < channels:
+        width = next(w for w in (16, 8, 4, 2, 1) if w <= channels - first)
+        points = np.zeros((lattice.points + 2) * width, np.float32)  # 0: no neighbour; M + 1: written, never read
+        lanes = (0,) * width
+        if width == 1:
+            one = (0,) * (8 if len(corners) > 4 else 4)
+            _splat_one(*where, values, points, corners, one)
+            _blur_one(lattice.chains, lattice.bounds, points)
+            _slice_one(*where, points, scale, base, out, corners, one)
+        else:
+            _splat(*where, values, channels, first, points, corners, lanes)
+            _blur(lattice.chains, lattice.bounds, points, lanes)
+            _slice(*where, points, scale, base, channels, first, out, corners, lanes)
+        first += width
 
 
 # --- features ---
@@ -316,77 +335,171 @@ def _grow(keys, m):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True, nogil=True)
-def _neighbours(keys, shift):  # type: ignore[no-untyped-def]
-    """Lattice points on either side along each direction: direction j adds -1 to every coordinate, and d to number j.
+def _neighbours(simplices, vertices, keys, shift):  # type: ignore[no-untyped-def]
+    """Next lattice point along each direction, int32 (M + 1, d + 1); 0 where there is none.
 
-    In quotients by d + 1: the remainder falls by one; from 0 it becomes d and every quotient falls by one; the
-    quotient of number j rises by one.
+    Direction j adds -1 to every coordinate, and d to number j. In quotients by d + 1: the remainder falls by one; from
+    0 it becomes d and every quotient falls by one; the quotient of number j rises by one. Consecutive vertices of a
+    simplex are neighbours, which leaves few to look up, and a small table of bits tells that most of them are absent.
     """
     d = len(shift) - 1
     m = len(keys) - 1
+    after = np.zeros((m + 1, d + 1), np.int32)
+    _neighbours_within(simplices, vertices, after)
     table = np.zeros(_table_size(m), np.int32)
+    bits = np.zeros(max(8, len(table) // 4), np.uint8)  # 8 to 16 bits a point
+    mask = np.uint64(8 * len(bits) - 1)
     for k in range(1, m + 1):
         table[_find(table, keys, keys[k])] = k
+        h = ((np.uint64(keys[k]) * _HASH) >> np.uint64(32)) & mask
+        bits[h >> np.uint64(3)] |= np.uint8(1) << np.uint8(h & np.uint64(7))
     carry = np.int64(d)
     for i in range(d):
         carry -= np.int64(1) << shift[i]
-    neighbours = np.zeros((d + 1, m + 1, 2), np.int32)
-    for j in range(d + 1):
-        up = np.int64(0) if j == d else np.int64(1) << shift[j]
-        for k in range(1, m + 1):
-            key = keys[k] + up + (carry if keys[k] & 7 == 0 else np.int64(-1))
-            other = table[_find(table, keys, key)]
-            if other != 0:
-                neighbours[j, k, 0] = other
-                neighbours[j, other, 1] = k
-    return neighbours
+    for k in range(1, m + 1):
+        back = keys[k] + (carry if keys[k] & 7 == 0 else np.int64(-1))
+        for j in range(d + 1):
+            if after[k, j] == 0:
+                key = back if j == d else back + (np.int64(1) << shift[j])
+                h = ((np.uint64(key) * _HASH) >> np.uint64(32)) & mask
+                if (bits[h >> np.uint64(3)] >> np.uint8(h & np.uint64(7))) & 1:
+                    after[k, j] = table[_find(table, keys, key)]
+    return after
+
+
+@njit(cache=True, nogil=True)
+def _neighbours_within(simplices, vertices, after):  # type: ignore[no-untyped-def]
+    """Enter what each simplex knows: from vertex r + 1 to r along the coordinate of rank d - r, from 0 to d along 0."""
+    d = vertices.shape[1] - 1
+    coordinate = np.empty(d + 1, np.int64)
+    for s in range(len(vertices)):
+        coordinate[:] = d
+        for i in range(d):
+            coordinate[(simplices[s] >> np.int64(RANK_BITS * i)) & 7] = i
+        after[vertices[s, 0], coordinate[0]] = vertices[s, d]
+        for r in range(d):
+            after[vertices[s, r + 1], coordinate[d - r]] = vertices[s, r]
+
+
+@njit(cache=True, nogil=True)
+def _chains(after):  # type: ignore[no-untyped-def]
+    """The runs of neighbours along each direction, as `Lattice.chains` and `Lattice.bounds`."""
+    rows, directions = after.shape
+    chains = np.empty(directions * (rows + rows // 2 + 2), np.int32)  # a run of 2 takes 3 places
+    bounds = np.zeros(directions + 1, np.int64)
+    at = 0
+    inner = np.empty(rows, np.uint8)
+    for j in range(directions):
+        inner[:] = 0
+        for k in range(1, rows):
+            inner[after[k, j]] = 1
+        chains[at] = 0
+        at += 1
+        for k in range(1, rows):
+            if inner[k] == 0 and after[k, j] != 0:
+                point = np.int32(k)
+                while point != 0:
+                    chains[at] = point
+                    at += 1
+                    point = after[point, j]
+                chains[at] = 0
+                at += 1
+        bounds[j + 1] = at
+    return chains[:at].copy(), bounds
 
 
 @njit(cache=True, nogil=True)
 def _gather_weights(barycentric, order):  # type: ignore[no-untyped-def]
-    weights = np.empty((len(order), len(barycentric)), np.float32)
+    corners = len(barycentric)
+    weights = np.zeros(len(order) * corners + SPARE, np.float32)
     for i in range(len(order)):
-        for r in range(len(barycentric)):
-            weights[i, r] = barycentric[r, order[i]]
+        for r in range(corners):
+            weights[i * corners + r] = barycentric[r, order[i]]
     return weights
 
 
 @njit(cache=True, nogil=True)
 def _normalise_weights(weights, order, density):  # type: ignore[no-untyped-def]
+    corners = (len(weights) - SPARE) // len(order)
     for i in range(len(order)):
         factor = np.float32(1 / np.sqrt(np.float64(density[order[i]]) + 1e-20))
-        for r in range(weights.shape[1]):
-            weights[i, r] *= factor
+        for r in range(corners):
+            weights[i * corners + r] *= factor
 
 
-# --- filter: splat, blur, slice ---
+# --- filter: splat, blur, slice. Several channels: a lane a channel ---
 
 
 @njit(cache=True, nogil=True)
-def _splat(order, start, vertices, weights, values, points):  # type: ignore[no-untyped-def]
-    channels = values.shape[1]
+def _splat(order, start, vertices, weights, values, channels, first, points, corners, lanes):  # type: ignore[no-untyped-def]
     for s in range(len(vertices)):
         for i in range(start[s], start[s + 1]):
-            for r in range(vertices.shape[1]):
-                for c in range(channels):
-                    points[vertices[s, r], c] += weights[i, r] * values[order[i], c]
+            x = load(values, order[i] * channels + first, lanes)
+            for r in range(len(corners)):
+                at = vertices[s, r] * len(lanes)
+                store(points, at, load(points, at, lanes) + splat(weights[i * len(corners) + r], lanes) * x)
 
 
 @njit(cache=True, nogil=True)
-def _blur(direction, points, out):  # type: ignore[no-untyped-def]
+def _blur(chains, bounds, points, lanes):  # type: ignore[no-untyped-def]
+    """Each point plus half of its neighbours, direction after direction, in place; zeros end every run by themselves."""
+    half = splat(np.float32(0.5), lanes)
+    nowhere = len(points) // len(lanes) - 1
+    for j in range(len(bounds) - 1):
+        before = load(points, 0, lanes)
+        here = before
+        for t in range(bounds[j], bounds[j + 1] - 1):
+            after = load(points, chains[t + 1] * len(lanes), lanes)
+            at = chains[t] if chains[t] != 0 else nowhere
+            store(points, at * len(lanes), here + half * (before + after))
+            before = here
+            here = after
+
+
+@njit(cache=True, nogil=True)
+def _slice(order, start, vertices, weights, points, scale, base, channels, first, out, corners, lanes):  # type: ignore[no-untyped-def]
+    factor = splat(scale, lanes)
+    for s in range(len(vertices)):
+        for i in range(start[s], start[s + 1]):
+            x = splat(np.float32(0), lanes)
+            for r in range(len(corners)):
+                x = x + splat(weights[i * len(corners) + r], lanes) * load(points, vertices[s, r] * len(lanes), lanes)
+            at = order[i] * channels + first
+            store(out, at, load(base, at, lanes) + factor * x)
+
+
+# --- one channel: a lane a corner; lanes beyond the last corner hold strangers' weights, times zero or unread ---
+
+
+@njit(cache=True, nogil=True)
+def _splat_one(order, start, vertices, weights, values, points, corners, lanes):  # type: ignore[no-untyped-def]
+    for s in range(len(vertices)):
+        x = splat(np.float32(0), lanes)
+        for i in range(start[s], start[s + 1]):
+            x = x + load(weights, i * len(corners), lanes) * splat(values[order[i]], lanes)
+        for r in range(len(corners)):
+            points[vertices[s, r]] += get(x, r)
+
+
+@njit(cache=True, nogil=True)
+def _blur_one(chains, bounds, points):  # type: ignore[no-untyped-def]
     half = np.float32(0.5)
-    for k in range(1, len(points)):
-        for c in range(points.shape[1]):
-            out[k, c] = points[k, c] + half * (points[direction[k, 0], c] + points[direction[k, 1], c])
+    nowhere = len(points) - 1
+    for j in range(len(bounds) - 1):
+        before = here = np.float32(0)
+        for t in range(bounds[j], bounds[j + 1] - 1):
+            after = points[chains[t + 1]]
+            points[chains[t] if chains[t] != 0 else nowhere] = here + half * (before + after)
+            before = here
+            here = after
 
 
 @njit(cache=True, nogil=True)
-def _slice(order, start, vertices, weights, points, scale, out):  # type: ignore[no-untyped-def]
-    channels = out.shape[1]
+def _slice_one(order, start, vertices, weights, points, scale, base, out, corners, lanes):  # type: ignore[no-untyped-def]
     for s in range(len(vertices)):
+        x = splat(np.float32(0), lanes)
+        for r in range(len(corners)):
+            x = put(x, r, points[vertices[s, r]] * scale)
         for i in range(start[s], start[s + 1]):
-            for c in range(channels):
-                total = np.float32(0)
-                for r in range(vertices.shape[1]):
-                    total += weights[i, r] * points[vertices[s, r], c]
-                out[order[i], c] += scale * total
+            at = order[i]
+            out[at] = base[at] + total(load(weights, i * len(corners), lanes) * x)

@@ -8,7 +8,7 @@ import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from weakseg.types import LABELS, WeaksegError
 
@@ -83,7 +83,12 @@ def run(
 
 
 def demo(
-    out: str | Path = "runs/demo", *, seeds: int = 1, count: int = 320, device: str = "auto", progress: bool = True,
+    out: str | Path = "runs/demo",
+    *,
+    seeds: int = 1,
+    count: int = 320,
+    device: str = "auto",
+    progress: bool = True,
     say: Say = _tell,
 ) -> dict[str, Any]:
     """The main job on the embedded data set, from scratch, in less than two minutes on two cores.
@@ -154,7 +159,13 @@ def label(
     for id in dataset.untagged:
         say(f"no row in {tags}: {id} is skipped")
     ran = run_recipe(
-        chosen, dataset, out, lists=Lists("tagged", "tagged"), overwrite=overwrite, command=_command(), say=say,
+        chosen,
+        dataset,
+        out,
+        lists=Lists("tagged", "tagged"),
+        overwrite=overwrite,
+        command=_command(),
+        say=say,
         options=Options(device=device, workers=workers, progress=progress),
     )
     last = ran.chains[0].steps[str(chosen.labels)]
@@ -222,8 +233,12 @@ def predict(
 
 
 def evaluate(
-    pred: str | Path, truth: str | Path, *, classes: str | Path | None = None, ignored_prediction: str = "miss",
-    absent: str = "irn",
+    pred: str | Path,
+    truth: str | Path,
+    *,
+    classes: str | Path | None = None,
+    ignored_prediction: Literal["miss", "drop", "background"] = "miss",
+    absent: Literal["irn", "zero", "skip_truthless"] = "irn",
 ) -> dict[str, Any]:
     """mIoU of a folder of masks against a folder of true masks: one confusion matrix over all files.
 
@@ -276,7 +291,11 @@ def methods() -> list[dict[str, Any]]:
 
 
 def data_check(
-    path: str | Path, *, layout: str | None = None, classes: str | Path | None = None, tags_from: str | None = None,
+    path: str | Path,
+    *,
+    layout: str | None = None,
+    classes: str | Path | None = None,
+    tags_from: str | None = None,
     strict: bool = False,
 ) -> Any:
     """Everything that is wrong with a data set, in one pass (`weakseg.data.check.CheckReport`)."""
@@ -295,8 +314,14 @@ def data_scenes(out: str | Path, *, count: int = 320, seed: int = 0, size: int =
 
 
 def data_convert(
-    path: str | Path, out: str | Path, *, to: str = "voc", layout: str | None = None,
-    classes: str | Path | None = None, tags_from: str | None = None, say: Say = _tell,
+    path: str | Path,
+    out: str | Path,
+    *,
+    to: str = "voc",
+    layout: str | None = None,
+    classes: str | Path | None = None,
+    tags_from: str | None = None,
+    say: Say = _tell,
 ) -> Path:
     """Convert a data set between the VOC, COCO and plain folder layouts."""
     from weakseg.data.convert import convert
@@ -333,8 +358,17 @@ def doctor() -> dict[str, Any]:
 
 
 def _run(
-    recipe: Any, dataset: Any, out: Path, seeds: int, lists: Any, reuse: Sequence[str | Path], overwrite: bool,
-    dry_run: bool, options: Any, command: str, say: Say,
+    recipe: Any,
+    dataset: Any,
+    out: Path,
+    seeds: int,
+    lists: Any,
+    reuse: Sequence[str | Path],
+    overwrite: bool,
+    dry_run: bool,
+    options: Any,
+    command: str,
+    say: Say,
 ) -> dict[str, Any]:
     from weakseg.data.store import write_json
     from weakseg.evaluate.conventions import CONVENTIONS
@@ -350,8 +384,16 @@ def _run(
         plans = plan_seeds(recipe, dataset, out, seeds=seeds, lists=lists, options=options)
         return estimate(plans, dataset, runs, options)
     ran = run_recipe(
-        recipe, dataset, out, seeds=seeds, lists=lists, reuse_runs=runs, overwrite=overwrite, options=options,
-        command=command, say=say,
+        recipe,
+        dataset,
+        out,
+        seeds=seeds,
+        lists=lists,
+        reuse_runs=runs,
+        overwrite=overwrite,
+        options=options,
+        command=command,
+        say=say,
     )
     entries = []
     for chain in ran.chains:

@@ -6,6 +6,7 @@ Nothing heavy is imported before a verb runs, so ``weakseg --help`` answers at o
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -23,15 +24,23 @@ data = typer.Typer(help="Look at a data set, generate the embedded one, convert 
 app.add_typer(data, name="data")
 
 Out = Annotated[Path, typer.Option("--out", help="Folder for the results.")]
-Set = Annotated[list[str], typer.Option("--set", metavar="STEP.KEY=VALUE", help="Change a constant, e.g. cam.crop=224.")]
-Weights = Annotated[Path | None, typer.Option("--weights", help="Weights file (its FILE.json beside it) instead of a download.")]
+Set = Annotated[
+    list[str], typer.Option("--set", metavar="STEP.KEY=VALUE", help="Change a constant, e.g. cam.crop=224.")
+]
+Weights = Annotated[
+    Path | None, typer.Option("--weights", help="Weights file (its FILE.json beside it) instead of a download.")
+]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
 Workers = Annotated[int, typer.Option("--workers", min=0, help="Loader processes.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Move steps of an older configuration aside.")]
 Progress = Annotated[bool, typer.Option("--progress/--no-progress", help="Bars with the time left.")]
 Layout = Annotated[str | None, typer.Option("--layout", help="voc, coco or folder; recognised by itself.")]
-Classes = Annotated[Path | None, typer.Option("--classes", help="File with one class name a line: the order of the ids.")]
-TagsFrom = Annotated[str | None, typer.Option("--tags-from", help="tags.csv, boxes, folders, masks, or a .csv or .npy file.")]
+Classes = Annotated[
+    Path | None, typer.Option("--classes", help="File with one class name a line: the order of the ids.")
+]
+TagsFrom = Annotated[
+    str | None, typer.Option("--tags-from", help="tags.csv, boxes, folders, masks, or a .csv or .npy file.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -39,7 +48,11 @@ def _help(text: str, example: str) -> str:
     return f"{text}\n\n\b\nExample:\n  {example}"
 
 
-@app.command(help=_help("The main job on generated scenes, from scratch, in less than two minutes.", "weakseg demo --out runs/demo"))
+@app.command(
+    help=_help(
+        "The main job on generated scenes, from scratch, in less than two minutes.", "weakseg demo --out runs/demo"
+    )
+)
 def demo(
     out: Out = Path("runs/demo"),
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many seeds.")] = 1,
@@ -70,7 +83,9 @@ def run(
     val_list: Annotated[str, typer.Option("--val-list", help="List the recipe's `val` means.")] = "val",
     reuse: Annotated[list[Path], typer.Option("--reuse", help="Other runs whose matching steps are taken over.")] = [],  # noqa: B006
     overwrite: Overwrite = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the steps, what is skipped and the estimated time.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the steps, what is skipped and the estimated time.")
+    ] = False,
     device: Device = "auto",
     layout: Layout = None,
     classes: Classes = None,
@@ -102,10 +117,16 @@ def run(
 )
 def label(
     photos: Annotated[Path, typer.Argument(help="Folder of photographs.")],
-    tags: Annotated[Path, typer.Option("--tags", help="CSV: image,tag1;tag2. An empty tag cell means background only.")],
+    tags: Annotated[
+        Path, typer.Option("--tags", help="CSV: image,tag1;tag2. An empty tag cell means background only.")
+    ],
     out: Out,
-    recipe: Annotated[str, typer.Option("--recipe", help="Its steps up to the pseudo-masks are run.")] = "cam-crf-mobile",
-    run: Annotated[Path | None, typer.Option("--run", help="An ended run whose networks label without training.")] = None,
+    recipe: Annotated[
+        str, typer.Option("--recipe", help="Its steps up to the pseudo-masks are run.")
+    ] = "cam-crf-mobile",
+    run: Annotated[
+        Path | None, typer.Option("--run", help="An ended run whose networks label without training.")
+    ] = None,
     weights: Weights = None,
     set: Set = [],  # noqa: B006
     classes: Classes = None,
@@ -123,7 +144,9 @@ def label(
     )  # fmt: skip
 
 
-@app.command(help=_help("Segment photographs with the network of an ended run.", "weakseg predict runs/cam photos --out masks"))
+@app.command(
+    help=_help("Segment photographs with the network of an ended run.", "weakseg predict runs/cam photos --out masks")
+)
 def predict(
     run: Annotated[Path, typer.Argument(help="Folder of an ended run.")],
     photos: Annotated[Path, typer.Argument(help="Folder of photographs.")],
@@ -202,7 +225,9 @@ def doctor(as_json: Json = False) -> None:
         raise typer.Exit(1)
 
 
-@data.command("check", help=_help("Everything that is wrong with a data set, in one pass.", "weakseg data check VOC2012 --strict"))
+@data.command(
+    "check", help=_help("Everything that is wrong with a data set, in one pass.", "weakseg data check VOC2012 --strict")
+)
 def data_check(
     path: Annotated[Path, typer.Argument(help="The data set.")],
     layout: Layout = None,
@@ -220,7 +245,12 @@ def data_check(
         raise typer.Exit(1)
 
 
-@data.command("scenes", help=_help("Generate the embedded data set in VOC layout.", "weakseg data scenes --out scenes --count 320 --seed 0"))
+@data.command(
+    "scenes",
+    help=_help(
+        "Generate the embedded data set in VOC layout.", "weakseg data scenes --out scenes --count 320 --seed 0"
+    ),
+)
 def data_scenes(
     out: Out,
     count: Annotated[int, typer.Option("--count", min=1, help="How many scenes.")] = 320,
@@ -233,7 +263,9 @@ def data_scenes(
     api.data_scenes(out, count=count, seed=seed, size=size)
 
 
-@data.command("convert", help=_help("Convert a data set between layouts.", "weakseg data convert coco --to voc --out voc"))
+@data.command(
+    "convert", help=_help("Convert a data set between layouts.", "weakseg data convert coco --to voc --out voc")
+)
 def data_convert(
     path: Annotated[Path, typer.Argument(help="The data set.")],
     out: Out,
@@ -293,7 +325,7 @@ def _show_plan(result: dict[str, Any]) -> None:
     print(f"\nestimated time: {result['time']}; nothing was written")
 
 
-def _table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
+def _table(head: tuple[str, ...], rows: Sequence[tuple[object, ...]]) -> None:
     from rich.console import Console
     from rich.table import Table
 

@@ -17,6 +17,8 @@ BACKGROUND = 0
 """Id of the background class in every label map and score map."""
 IGNORE = 255
 """Id of a pixel that no loss and no metric counts."""
+LATER = "later"
+"""`Backbone.weights` of a network whose weights, backbone and head together, come from a run's own file."""
 MAX_CLASSES = 254
 """Foreground classes that fit in a uint8 label map beside background and ignore."""
 
@@ -238,7 +240,8 @@ class Backbone:
 
     Attributes:
         name: a timm name, or one of weakseg's own (``irn_resnet50``).
-        weights: path of a safetensors or .pth file; ``"pretrained"`` = the library's own download; None = random.
+        weights: path of a safetensors or .pth file; ``"pretrained"`` = the library's own download; None = random;
+            `LATER` = none yet.
         output_stride: input pixels a feature pixel.
         mean, std: RGB, of the image scaled to 0-1.
         create: further arguments of timm's ``create_model``, such as ``{"pad_type": "same"}``.

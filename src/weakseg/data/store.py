@@ -387,6 +387,13 @@ class Store:
             return read_score_maps(path, (key,))[key]
         return read_label_map(path) if kind == "labels" else read_instances(path)
 
+    def labels(self, id: str, key: str) -> LabelMap:
+        """The label map `key` of sample `id`; raises WeaksegError if it is missing, damaged or something else."""
+        found = self.read(id, key)
+        if not isinstance(found, Tensor):
+            raise WeaksegError(f"{self.folder} holds {self.kind(key)} under {key!r}; label maps were wanted")
+        return found
+
     def path(self, id: str, key: str) -> Path:
         """The file of `id` and `key`, whether it exists or not; raises WeaksegError if the step holds no such key."""
         return self._file(id, key, self.kind(key))

@@ -115,6 +115,11 @@ class Cam:
         ids = sample.present.to(full.device)
         return {key: ScoreMap(ids, _contiguous(max_normalise(m)), sample.size) for key, m in maps.items()}
 
+    def classify(self, model: CamNet, sample: Sample) -> Tensor:
+        """float (C,), logits of the photograph at its own size: what the tags' mean average precision is taken of."""
+        image = model.normalise(sample.image.as_subclass(Tensor).to(model.device))
+        return model(image[None]).logits[0]
+
     def _views(self, model: CamNet, sample: Sample) -> Iterator[Tensor]:
         """float (K, h_s, w_s) of each scale, summed over the view and its mirror image."""
         classes = sample.tags.nonzero().flatten()

@@ -15,7 +15,7 @@ from torchvision.models import ResNet50_Weights, resnet50
 
 from weakseg.models.weights import check_description, load_state, load_weights, near
 from weakseg.ops.image import normalise
-from weakseg.types import Backbone, Normaliser, WeaksegError
+from weakseg.types import LATER, Backbone, Normaliser, WeaksegError
 
 ACCEPTING = ("resnet50", "mobilenetv2_100", "convnext_tiny")
 """Three networks to offer to whoever asked for one without `output_stride`."""
@@ -121,10 +121,10 @@ def _timm(backbone: Backbone) -> FeatureNet:
     _check_known(backbone.name)
     if backbone.weights == "pretrained":
         _check_statistics(backbone)
-    elif backbone.weights is not None:
+    elif backbone.weights not in (None, LATER):
         check_description(backbone)
     net = _create(backbone, pretrained=backbone.weights == "pretrained")
-    if backbone.weights not in ("pretrained", None):
+    if backbone.weights not in ("pretrained", None, LATER):
         load_weights(net, backbone.weights, unused=_whole_network_names(backbone))
     info = net.feature_info
     return FeatureNet(net, info.channels(), info.reduction(), _normaliser(backbone))
@@ -209,9 +209,9 @@ def _irn_resnet50(backbone: Backbone) -> FeatureNet:
         except Exception as error:
             raise _not_downloadable(backbone.name, error) from None
         load_state(net, state, str(published), unused=classifier)
-    elif backbone.weights is not None:
+    elif backbone.weights not in (None, LATER):
         check_description(backbone)
-        load_weights(net, backbone.weights, unused=classifier)
+        load_weights(net, str(backbone.weights), unused=classifier)
     return FeatureNet(net, (64, 256, 512, 1024, 2048), (4, 4, 8, 16, 16), _normaliser(backbone))
 
 

@@ -9,7 +9,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from weakseg.data.dataset import Dataset
 from weakseg.data.store import read_json, write_json
 from weakseg.evaluate.health import check_masks, check_predictions, mask_stats
 from weakseg.infer import resolve_device
@@ -107,7 +106,7 @@ def health(chain: Chain, planned: Planned) -> list[dict[str, Any]]:
 def _stats(chain: Chain, planned: Planned, *, tags: bool) -> Any:
     store = planned.store
     return mask_stats(
-        lambda id: store.read(id, LABELS),
+        lambda id: store.labels(id, LABELS),
         planned.ids,
         chain.dataset.classes,
         tags=chain.dataset.tags if tags else None,
@@ -126,8 +125,14 @@ def link_outputs(recipe: Recipe, chain: Chain, out: Path) -> None:
 
 
 def report_data(
-    recipe: Recipe, chains: Sequence[Chain], run: Path, *, command: str, findings: Sequence[Mapping[str, Any]],
-    entries: Sequence[Mapping[str, Any]], conventions: Mapping[str, str],
+    recipe: Recipe,
+    chains: Sequence[Chain],
+    run: Path,
+    *,
+    command: str,
+    findings: Sequence[Mapping[str, Any]],
+    entries: Sequence[Mapping[str, Any]],
+    conventions: Mapping[str, str],
 ) -> dict[str, Any]:
     """The numbers of all seeds, as ``report.json`` holds them."""
     rows: dict[tuple[str, str], dict[str, Any]] = {}
@@ -143,12 +148,21 @@ def report_data(
             judged = read_json(p.folder / "result.json")
             title, split = p.step.spec.title or p.name, ", ".join(p.step.lists)
             evaluations.append(
-                {"seed": chain.seed, "step": p.name, "title": title, "kind": judged["kind"], "of": judged["of"],
-                 "split": split, "result": judged["result"]}
+                {
+                    "seed": chain.seed,
+                    "step": p.name,
+                    "title": title,
+                    "kind": judged["kind"],
+                    "of": judged["of"],
+                    "split": split,
+                    "result": judged["result"],
+                }
             )
             for name, value, unit in judged["headline"]:
                 full = f"{title} {name}".strip()
-                row = rows.setdefault((p.name, name), {"name": full, "step": p.name, "split": split, "unit": unit, "values": []})
+                row = rows.setdefault(
+                    (p.name, name), {"name": full, "step": p.name, "split": split, "unit": unit, "values": []}
+                )
                 row["values"].append(value)
     for row in rows.values():
         row["mean"] = statistics.fmean(row["values"])

@@ -99,7 +99,8 @@ def _fitting(planned: Planned, model: Any, dataset: Dataset, device: torch.devic
     model.train()
     for _ in range(2):
         began = time.perf_counter()
-        torch.stack(list(method.objective(model, batch, Step(0, 0, 1)).values())).sum().backward()
+        loss: Tensor = torch.stack(list(method.objective(model, batch, Step(0, 0, 1)).values())).sum()
+        loss.backward()
         once = time.perf_counter() - began
     return once * _steps(optimisation, len(planned.fit_ids), size)
 
@@ -124,7 +125,7 @@ def _stand_in(planned: Planned, sample: Sample) -> Sample:
     return replace(
         sample,
         seeds={name: tv_tensors.Mask(labels) for name in planned.step.seeds},
-        scores={name: maps for name in planned.step.scores},
+        scores=dict.fromkeys(planned.step.scores, maps),
     )
 
 

@@ -9,6 +9,7 @@ from torch import nn
 
 from weakseg.data.store import Store
 from weakseg.data.view import View
+from weakseg.evaluate.conventions import plain
 from weakseg.evaluate.health import Finding, check_classifier
 from weakseg.evaluate.masks import evaluate_masks
 from weakseg.evaluate.sweep import evaluate_scores
@@ -123,9 +124,9 @@ class Tags:
                 logits.append(look.lender.classify(look.model, sample).float().cpu())
                 tags.append(sample.tags)
         result = tag_map(torch.stack(logits), torch.stack(tags))
-        facts = {"per_class": list(result.per_class), "mean": result.mean, "chance": result.chance}
+        facts = {"per_class": plain(result.per_class), "mean": result.mean, "chance": result.chance}
         rows = (("", result.mean, "mAP"), ("by chance", result.chance, "mAP"))
-        return Outcome("tags", rows, facts, tuple(check_classifier(result)))
+        return Outcome("tags", rows, facts, tuple(check_classifier(result, look.view.dataset.classes)))
 
 
 EVALUATIONS: dict[str, Any] = {"masks": Masks(), "scores": Scores(), "tags": Tags()}

@@ -1,10 +1,10 @@
 """Run a recipe: plan every seed, refuse or reuse what is there, run the steps, write it all down."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -80,12 +80,19 @@ def with_weights(recipe: Recipe, weights: Path | None) -> Recipe:
         return recipe
     found = backbone_from_file(weights)
     loaded = {
-        "name": found.name, "weights": found.weights, "mean": found.mean, "std": found.std, "create": dict(found.create),
+        "name": found.name,
+        "weights": found.weights,
+        "mean": found.mean,
+        "std": found.std,
+        "create": dict(found.create),
     }
     names = {step.backbone.get("name", recipe.backbone.get("name")) for step in recipe.steps}
     if found.name not in names:
         wanted = ", ".join(sorted(n for n in names if n))
-        raise WeaksegError(f"{weights} holds {found.name}, recipe {recipe.name} trains {wanted}; give weights of that network, or --set backbone.name={found.name}")
+        raise WeaksegError(
+            f"{weights} holds {found.name}, recipe {recipe.name} trains {wanted}; give weights of that network, "
+            f"or --set backbone.name={found.name}"
+        )
     steps = tuple(
         s.model_copy(update={"backbone": {**s.backbone, **loaded}}) if s.backbone.get("name") == found.name else s
         for s in recipe.steps
@@ -117,7 +124,9 @@ def _run_seed(
 ) -> list[dict[str, Any]]:
     findings: list[dict[str, Any]] = []
     for number, planned in enumerate(chain.steps.values(), start=1):
-        head = f"[seed {chain.seed}, {number}/{len(chain.steps)}] {planned.name} ({planned.step.spec.method or 'folder'})"
+        head = (
+            f"[seed {chain.seed}, {number}/{len(chain.steps)}] {planned.name} ({planned.step.spec.method or 'folder'})"
+        )
         if planned.done:
             chain.say(f"{head}: done before")
         elif reuse(planned, reuse_runs):

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -10,7 +10,7 @@ from weakseg.data.store import Store, read_label_map, write_label_map
 from weakseg.pipeline.plan import backbone_of
 from weakseg.pipeline.recipe import Recipe, Resolved, parse_recipe, resolve
 from weakseg.pipeline.run import load_fitted
-from weakseg.types import LABELS, Outputs, WeaksegError
+from weakseg.types import LABELS, LabelMap, Outputs, WeaksegError
 
 
 def labelling(recipe: Recipe, run: Path | None = None, manifest: Mapping[str, Any] | None = None) -> Recipe:
@@ -59,7 +59,7 @@ class FlatStore(Store):
 
     def write(self, id: str, outputs: Outputs) -> None:
         """Write the label map of `id`."""
-        write_label_map(self.path(id, LABELS), outputs[LABELS])
+        write_label_map(self.path(id, LABELS), cast(LabelMap, outputs[LABELS]))
 
     def has(self, id: str) -> bool:
         """Whether `id` has its file."""

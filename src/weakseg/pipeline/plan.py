@@ -10,6 +10,7 @@ from typing import Any
 
 from weakseg.data.dataset import Dataset
 from weakseg.data.store import Store, read_json
+from weakseg.models.backbones import backbone_from_name
 from weakseg.models.weights import file_hash
 from weakseg.pipeline.recipe import Folder, Resolved, constants
 from weakseg.types import Backbone, WeaksegError
@@ -105,8 +106,12 @@ def plan(
 
 def backbone_of(step: Resolved) -> Backbone:
     """The step's backbone, or a sentence that says which key is wrong."""
+    given = {**step.backbone, **{k: tuple(step.backbone[k]) for k in ("mean", "std") if k in step.backbone}}
     try:
-        return Backbone(**{**step.backbone, **{k: tuple(step.backbone[k]) for k in ("mean", "std") if k in step.backbone}})
+        if given.get("weights", "pretrained") == "pretrained" and "mean" not in given and "name" in given:
+            published = backbone_from_name(str(given["name"]))
+            given |= {"mean": published.mean, "std": published.std}
+        return Backbone(**given)
     except TypeError as error:
         known = ", ".join(Backbone.__dataclass_fields__)
         raise WeaksegError(f"step {step.name}: backbone {dict(step.backbone)}: {error}; keys are: {known}") from None
@@ -145,7 +150,9 @@ def _parts(
     parts["list"] = digest(ids)
     parts["data"] = _data_digest(dataset, fit_ids + ids, frozenset(getattr(step.method, "needs", ())))
     if isinstance(step.method, Folder):
-        parts["folder"] = digest([(f.name, file_hash(f)) for f in sorted(Path(step.method.path).iterdir()) if f.is_file()])
+        parts["folder"] = digest(
+            [(f.name, file_hash(f)) for f in sorted(Path(step.method.path).iterdir()) if f.is_file()]
+        )
     for role in ("scores", "seeds"):
         for name, ref in getattr(step, role).items():
             parts[f"{role}.{name}"] = f"{earlier[ref.step].fingerprint}/{ref.key}"
@@ -153,8 +160,11 @@ def _parts(
         parts["model"] = earlier[step.spec.model].fingerprint
     if step.learns and backbone is not None:
         parts |= {f"backbone.{k}": _plain(v) for k, v in asdict(backbone).items() if k != "weights"}
-        parts["backbone.weights"] = weights_hash(backbone.weights)
-        parts |= {"fit": digest(fit_ids), "seed": seed, "precision": precision}
+        if step.spec.fitted is None:
+            parts |= {"fit": digest(fit_ids), "seed": seed, "precision": precision}
+            parts["backbone.weights"] = weights_hash(backbone.weights)
+        else:
+            parts["fitted"] = file_hash(Path(step.spec.fitted) / "model.safetensors")
     return parts
 
 

@@ -12,9 +12,10 @@ A recipe is the list of steps of one row of the results table::
     - {name: segment, method: deeplab.v3plus, seeds: crf, list: val}
     - {name: val, method: evaluate.masks, seeds: segment, list: val}
 
-`scores` and `seeds` name an earlier step's output, ``step`` or ``step/key``; given as a dict they say under which name it
-stands in the sample. `model` lends the fitted network of an earlier step. `fit` is the list a step learns from, `list`
-the lists it writes outputs for. `folder` replaces a step by a folder of somebody else's maps or masks.
+`scores` and `seeds` name an earlier step's output, ``step`` or ``step/key``; given as a dict they say under which name
+it stands in the sample. `model` lends the fitted network of an earlier step. `fit` is the list a step learns from,
+`list` the lists it writes outputs for. `fitted` is the ``fit`` folder of an ended run, in place of training. `folder`
+replaces a step by a folder of somebody else's maps or masks.
 """
 
 from collections.abc import Mapping, Sequence
@@ -48,6 +49,7 @@ class StepSpec(BaseModel):
     seeds: Mapping[str, str] = Field(default_factory=dict)
     set: Mapping[str, Any] = Field(default_factory=dict)
     backbone: Mapping[str, Any] = Field(default_factory=dict)
+    fitted: str | None = None
     title: str | None = None
 
     @field_validator("list", mode="before")
@@ -143,7 +145,9 @@ def read_recipe(recipe: str | Path) -> Recipe:
             raise WeaksegError(f"there is no recipe file {path}; the recipes that ship are: {', '.join(shipped())}")
         text, name = path.read_text("utf-8"), path.stem
     else:
-        raise WeaksegError(f"there is no recipe {str(recipe)!r}; {_near(str(recipe), shipped())} (or give a .yaml file)")
+        raise WeaksegError(
+            f"there is no recipe {str(recipe)!r}; {_near(str(recipe), shipped())} (or give a .yaml file)"
+        )
     return parse_recipe(text, name)
 
 
@@ -162,7 +166,7 @@ def parse_recipe(text: str, name: str) -> Recipe:
 
 
 def override(recipe: Recipe, settings: Sequence[str] | Mapping[str, Any]) -> Recipe:
-    """The recipe with ``step.key=value`` settings applied: constants of a step's method, its `folder`, or ``backbone.key``.
+    """The recipe with ``step.key=value`` settings: constants of a step's method, its `folder`, or ``backbone.key``.
 
     Args:
         recipe: what to change.

@@ -13,12 +13,12 @@ from torch import nn
 
 from weakseg import infer, train
 from weakseg.data.dataset import Dataset
-from weakseg.data.store import Store, read_json, read_label_map, read_score_maps, write_json, write_tensors
+from weakseg.data.store import read_json, read_label_map, read_score_maps, write_json, write_tensors
 from weakseg.data.view import View
 from weakseg.pipeline.evaluations import Look
 from weakseg.pipeline.plan import Planned, changed, done_fingerprint
 from weakseg.pipeline.recipe import Folder
-from weakseg.types import LABELS, Backbone, Outputs, Sample, WeaksegError
+from weakseg.types import LABELS, LATER, Backbone, Outputs, Sample, WeaksegError
 
 
 @dataclass(frozen=True)
@@ -129,7 +129,8 @@ def load_fitted(method: Any, backbone: Backbone, num_classes: int, folder: Path,
     for name in ("model.safetensors", "finished.safetensors"):
         if (folder / name).is_file():
             infer.load_model(model, folder / name)
-    return model.to(infer.resolve_device(device)).eval()
+    fitted: nn.Module = model.to(infer.resolve_device(device)).eval()
+    return fitted
 
 
 def reuse(planned: Planned, runs: Sequence[Path]) -> bool:
@@ -193,7 +194,12 @@ def settle(planned: Sequence[Planned], out: Path, *, overwrite: bool) -> None:
 def _fit(chain: Chain, planned: Planned) -> dict[str, Any]:
     method, options = planned.step.method, chain.options
     fit = planned.folder / "fit"
-    model = method.build(len(chain.dataset.classes), planned.backbone)
+    if planned.step.spec.fitted is not None:
+        link_tree(Path(planned.step.spec.fitted), fit)
+        return {"seconds": 0.0, "images_per_second": 0.0}
+    with torch.random.fork_rng([]):
+        torch.manual_seed(chain.seed)
+        model = method.build(len(chain.dataset.classes), planned.backbone)
     summary = train.fit(
         method,
         model,
@@ -289,6 +295,4 @@ def _there(path: Path, planned: Planned) -> Path:
 
 def _unloaded(backbone: Backbone) -> Backbone:
     """The same network before any weights: they come from the run's own file."""
-    return Backbone(
-        backbone.name, "later", backbone.output_stride, backbone.mean, backbone.std, backbone.create
-    )
+    return Backbone(backbone.name, LATER, backbone.output_stride, backbone.mean, backbone.std, backbone.create)

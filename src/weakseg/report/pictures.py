@@ -19,7 +19,7 @@ def write_previews(dataset: Dataset, store: Store, ids: Sequence[str], folder: P
     for id in ids:
         target = folder / f"{id}.jpg"
         if not target.is_file():
-            write_bytes(target, jpeg(overlay(read_image(dataset.image_path(id)), store.read(id, LABELS))))
+            write_bytes(target, jpeg(overlay(read_image(dataset.image_path(id)), store.labels(id, LABELS))))
 
 
 def gallery(recipe: Recipe, chain: Chain, out: Path, run: Path) -> list[dict[str, Any]]:

@@ -1,0 +1,120 @@
+"""Pictures for people: label maps and score maps over their photograph."""
+
+import io
+from functools import cache
+
+import matplotlib
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from weakseg.data.store import colour
+from weakseg.types import BACKGROUND, IGNORE, LabelMap, ScoreMap, WeaksegError
+
+STRENGTH = 0.62  # of a label's colour over its photograph
+DIM = 0.75  # brightness of what is background
+
+
+def overlay(image: Tensor, labels: LabelMap, strength: float = STRENGTH) -> np.ndarray:
+    """Labels in their palette colours over the photograph; background stays, dimmed; 255 is chequered.
+
+    Args:
+        image: uint8 (3, H, W), RGB.
+        labels: uint8 (H, W), or smaller: resized by nearest neighbour.
+        strength: 0 shows the photograph alone, 1 the colours alone.
+
+    Returns:
+        uint8 (H, W, 3), RGB.
+    """
+    photo = _photo(image)
+    labels = _resized(labels, photo.shape[:2])
+    flat = labels.numpy()
+    mixed = (1 - strength) * photo + strength * colour_mask(labels)
+    mixed[flat == BACKGROUND] = DIM * photo[flat == BACKGROUND]
+    y, x = np.nonzero(flat == IGNORE)
+    mixed[y, x] = 0.5 * photo[y, x] + np.where((y // 4 + x // 4) % 2, 127, 60)[:, None]
+    mixed[_borders(flat)] = 255
+    return _bytes(mixed)
+
+
+def heatmap(image: Tensor, score_map: ScoreMap) -> np.ndarray:
+    """The highest foreground score of each pixel as heat over the greyed photograph: dark 0, bright yellow 1.
+
+    Args:
+        image: uint8 (3, H, W), RGB.
+        score_map: at any resolution; scores beyond 0..1 are clipped.
+
+    Returns:
+        uint8 (H, W, 3), RGB.
+    """
+    photo = _photo(image)
+    foreground = score_map.scores[score_map.ids != BACKGROUND].detach().cpu()
+    if not len(foreground):
+        foreground = torch.zeros(1, 1, 1)
+    scores = functional.interpolate(
+        foreground.amax(0)[None, None], size=photo.shape[:2], mode="bilinear", align_corners=False
+    )[0, 0]
+    heat = scores.clamp(0, 1).numpy()
+    grey = photo.mean(2, keepdims=True).repeat(3, 2)
+    weight = 0.45 + 0.4 * heat[..., None]
+    mixed = (1 - weight) * grey + weight * _heat_colours()[(255 * heat).round().astype(int)]
+    return _bytes(mixed)
+
+
+def colour_mask(labels: LabelMap) -> np.ndarray:
+    """uint8 (H, W, 3): the labels in VOC's palette alone.
+
+    >>> colour_mask(torch.tensor([[0, 1]], dtype=torch.uint8)).tolist()
+    [[[0, 0, 0], [128, 0, 0]]]
+    """
+    return _bytes(_palette()[labels.cpu().numpy()])
+
+
+def jpeg(image: Tensor | np.ndarray, long_side: int | None = 640, quality: int = 85) -> bytes:
+    """A JPEG file of uint8 (3, H, W) or (H, W, 3), made smaller where its long side is above `long_side` pixels."""
+    array = _photo(image).astype(np.uint8) if isinstance(image, Tensor) else image
+    picture = Image.fromarray(np.ascontiguousarray(array))
+    if long_side is not None:
+        picture.thumbnail((long_side, long_side))
+    out = io.BytesIO()
+    picture.save(out, format="JPEG", quality=quality)
+    return out.getvalue()
+
+
+def _photo(image: Tensor) -> np.ndarray:
+    if image.ndim != 3 or image.shape[0] != 3:
+        raise WeaksegError(f"a photograph is uint8 (3, H, W); got {image.dtype} {tuple(image.shape)}")
+    return image.detach().cpu().permute(1, 2, 0).numpy().astype(np.float32)
+
+
+def _bytes(colours: np.ndarray) -> np.ndarray:
+    rounded: np.ndarray = colours.round().clip(0, 255).astype(np.uint8)
+    return rounded
+
+
+def _resized(labels: LabelMap, size: tuple[int, ...]) -> Tensor:
+    labels = labels.detach().cpu()
+    if tuple(labels.shape) == tuple(size):
+        return labels
+    return functional.interpolate(labels[None, None].float(), size=size, mode="nearest-exact")[0, 0].to(torch.uint8)
+
+
+def _borders(labels: np.ndarray) -> np.ndarray:
+    """bool (H, W): pixels whose right or lower neighbour has another label."""
+    edge = np.zeros(labels.shape, bool)
+    edge[:-1] |= labels[:-1] != labels[1:]
+    edge[:, :-1] |= labels[:, :-1] != labels[:, 1:]
+    return edge
+
+
+@cache
+def _palette() -> np.ndarray:
+    return np.array([colour(k) for k in range(256)], np.uint8)
+
+
+@cache
+def _heat_colours() -> np.ndarray:
+    """float (256, 3), 0-255: matplotlib's inferno, even in brightness and readable in grey."""
+    return matplotlib.colormaps["inferno"](np.arange(256))[:, :3] * 255

@@ -111,7 +111,7 @@ def _stand(s: Sketch, coat: Coat, tail: float, scale: float) -> tuple[float, flo
         knee = (hip + foot) / 2 - (0.05 if hip < 0 else -0.01)
         _fur(s, coat, chain(x, y, [(hip, 0.48), (knee, 0.25), (foot, 0.05)], 0.105, 0.05), shade, 0.07)
         _fur(s, coat, ellipse(x, y, foot + 0.03, 0.035, 0.07, 0.04), shade * 1.05, 0.05)
-    return 0.56, 0.86 + rng.uniform(-0.06, 0.05), 0.165, bool(rng.integers(2))
+    return 0.56, 0.87 + rng.uniform(-0.06, 0.05), 0.19, bool(rng.integers(2))
 
 
 def _torso(s: Sketch, coat: Coat, tail: float, scale: float) -> None:
@@ -135,7 +135,7 @@ def _sit(s: Sketch, coat: Coat, tail: float, scale: float) -> tuple[float, float
         _fur(s, coat, ellipse(x, y, side * 0.23, 0.13, 0.12, 0.14), 0.92, 0.12)
         _fur(s, coat, capsule(x, y, (side * 0.09, 0.42), (side * 0.10, 0.07), 0.075, 0.055), 1.04, 0.07)
         _fur(s, coat, ellipse(x, y, side * 0.11, 0.04, 0.075, 0.045), 1.08, 0.05)
-    return rng.uniform(-0.03, 0.06), 0.88, 0.19, True
+    return rng.uniform(-0.03, 0.06), 0.89, 0.215, True
 
 
 def _lie(s: Sketch, coat: Coat, tail: float, scale: float) -> tuple[float, float, float, bool]:
@@ -152,7 +152,7 @@ def _lie(s: Sketch, coat: Coat, tail: float, scale: float) -> tuple[float, float
     _fur(s, coat, ellipse(x, y, -0.45, 0.16, 0.24, 0.17), 1.03, 0.14)
     for reach, shade in ((0.80, 0.8), (0.70, 1.05)):
         _fur(s, coat, capsule(x, y, (0.34, 0.10), (reach, 0.05), 0.075, 0.05), shade, 0.06)
-    return 0.58, 0.60 + rng.uniform(-0.08, 0.03), 0.175, bool(rng.integers(2))
+    return 0.58, 0.60 + rng.uniform(-0.08, 0.03), 0.20, bool(rng.integers(2))
 
 
 def _cat_head(s: Sketch, coat: Coat, hx: float, hy: float, r: float, front: bool) -> None:

@@ -119,6 +119,12 @@ class Dataset:
             raise WeaksegError(f"{id} has no tags: {self.root} has none; add a tags.csv (image,tag1;tag2)")
         raise WeaksegError(f"{id} has no tags: {self.tags_source} says nothing about it; add it there")
 
+    def table_tags(self, id: str) -> set[str] | None:
+        """Class names of `id` if a table or a folder's name tells them, else None."""
+        if self._tags is None or id not in self._tags:
+            return None
+        return {self.classes[k - 1] for k in self._tags[id]}
+
     def _tags_of_mask(self, id: str) -> bytes:
         mask = self.truth(id)
         if mask is None:
@@ -219,19 +225,22 @@ class Dataset:
         return Sample(
             id=id,
             image=image,
-            tags=self.tags(id) if need_tags or self._has_tags(id) else torch.zeros(len(self.classes), dtype=torch.bool),
+            tags=self.tags(id) if need_tags or self.has_tags(id) else torch.zeros(len(self.classes), dtype=torch.bool),
             boxes=boxes,
             box_labels=labels,
             saliency=None if saliency is None else read_saliency(saliency, size),
             mask=None if mask is None else tv_tensors.Mask(mask),
         )
 
-    def _has_tags(self, id: str) -> bool:
-        """Whether `tags` would answer without reading a mask."""
+    def has_tags(self, id: str) -> bool:
+        """Whether something tells the tags of `id`; reads no pixels."""
         if self._tags is not None:
             return id in self._tags
+        if self.tags_source == "masks":
+            index = self._index
+            return id in index.masks or (index.shapes is not None and id in index.shapes)
         objects = self._index.objects
-        return self.tags_source not in ("none", "masks") and objects is not None and id in objects
+        return self.tags_source != "none" and objects is not None and id in objects
 
 
 def _clipped(

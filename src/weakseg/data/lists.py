@@ -43,9 +43,9 @@ def escapes(name: str) -> bool:
 
 
 def near(name: str, known: Iterable[str]) -> str:
-    """``"; did you mean 'x'?"`` for the closest known name, else nothing."""
+    """``" (did you mean 'x'?)"`` for the closest known name, else nothing."""
     found = difflib.get_close_matches(name, list(known), 1)
-    return f"; did you mean {found[0]!r}?" if found else ""
+    return f" (did you mean {found[0]!r}?)" if found else ""
 
 
 def read_text(path: Path) -> str:

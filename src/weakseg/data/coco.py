@@ -113,6 +113,8 @@ class CocoObjects:
     def mask(self, id: str, size: tuple[int, int], classes: tuple[str, ...]) -> LabelMap:
         """The semantic mask of `id`, uint8 (H, W): smaller instances on top, crowds 255 where no instance lies.
 
+        An object with a box and no segmentation is 255 in its box, like a crowd.
+
         Args:
             id: the image.
             size: (H, W) of the photograph, pixels.
@@ -146,9 +148,10 @@ class CocoObjects:
             stems = _images(content, path, [])
             shapes: dict[str, list[tuple[str, bool, Any]]] = {}
             for raw in _entries(content, "annotations", path):
-                if not _fault(raw, stems, self._categories) and raw.has_shape:
+                if not _fault(raw, stems, self._categories):
                     name = self._categories[raw.category]
-                    shapes.setdefault(stems[raw.image], []).append((name, raw.crowd, raw.shape))
+                    known = (name, raw.crowd, raw.shape) if raw.has_shape else (name, True, _outline(raw.bbox))
+                    shapes.setdefault(stems[raw.image], []).append(known)
             found |= {stem: zlib.compress(json.dumps(each).encode(), 1) for stem, each in shapes.items()}
         return found
 
@@ -177,6 +180,11 @@ def rasterise(shape: Any, size: tuple[int, int]) -> np.ndarray:
         return np.zeros(size, bool)
     inside: np.ndarray = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(rings, height, width))) > 0
     return inside
+
+
+def _outline(bbox: list[float]) -> list[list[float]]:
+    x, y, w, h = bbox
+    return [[x, y, x + w, y, x + w, y + h, x, y + h]]
 
 
 def _decode_rle(shape: dict[str, Any], size: tuple[int, int]) -> np.ndarray:
@@ -248,6 +256,7 @@ def index_coco(root: Path) -> Index:
         index.masks.scan(folder, frozenset({".png"}))
     if folder := first_folder(root, "Saliency", "saliency"):
         index.saliency.scan(folder, PHOTO_SUFFIXES)
+    index.context.scan(root / "ContextClass", frozenset({".png"}))
     if objects.has_shapes:
         index.shapes = objects
     index.lists = find_lists(root, photos)

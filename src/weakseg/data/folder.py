@@ -42,6 +42,7 @@ def index_folder(root: Path, classes: tuple[str, ...] | None) -> Index:
         index.masks.scan(folder, frozenset({".png"}))
     if folder := first_folder(root, "saliency", "Saliency"):
         index.saliency.scan(folder, PHOTO_SUFFIXES)
+    index.context.scan(root / "ContextClass", frozenset({".png"}))
     index.lists = find_lists(root, photos)
     return index
 

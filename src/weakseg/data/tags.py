@@ -107,9 +107,9 @@ def numbered(named: _Table, classes: Sequence[str], where: str, problems: list[s
         if unknown:
             known = "" if len(problems) > 2 else f"; the classes are {', '.join(classes[:20])}"
             problems += [f"{where}: {id} has the unknown tag {n!r}{near(n, classes)}{known}" for n in unknown]
-        elif names not in shared:
-            shared[names] = bytes(sorted({number[name] for name in names}))
-        found[id] = shared.get(names, b"")
+        if names not in shared:
+            shared[names] = bytes(sorted({number[name] for name in names if name in number}))
+        found[id] = shared[names]
     return found
 
 

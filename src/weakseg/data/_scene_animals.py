@@ -1,7 +1,8 @@
 """Cat, dog and sheep of the generated scenes.
 
 Cat and dog share one body: pose, coat, colours and tail are drawn from the same distributions, and only the small head
-tells them apart. That is the sparse coverage of class activation maps in one drawing. Edges are furry.
+with the dog's collar tells them apart. That is the sparse coverage of class activation maps in one drawing. Edges are
+furry.
 """
 
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ FURS = (
     (0.86, 0.78, 0.64),
     (0.90, 0.88, 0.85),
 )
+COLLARS = ((0.80, 0.12, 0.12), (0.15, 0.30, 0.75), (0.90, 0.70, 0.10))
 POSES = ("stand", "sit", "lie")
 REACH = (-1.15, 1.15, -0.12, 1.25)
 Head = tuple[float, float, float]
@@ -76,7 +78,7 @@ def cat(s: Sketch, hide: Colour | None = None) -> Head:
 
 
 def dog(s: Sketch, hide: Colour | None = None) -> Head:
-    """A dog: the shared body, hanging ears, long snout, dark nose."""
+    """A dog: the shared body, hanging ears, long snout, dark nose, a collar."""
     coat = coat_of(s, hide)
     x, y, radius, front = _body(s, coat)
     _dog_head(s, coat, x, y, radius, front)
@@ -111,7 +113,7 @@ def _stand(s: Sketch, coat: Coat, tail: float, scale: float) -> tuple[float, flo
         knee = (hip + foot) / 2 - (0.05 if hip < 0 else -0.01)
         _fur(s, coat, chain(x, y, [(hip, 0.48), (knee, 0.25), (foot, 0.05)], 0.105, 0.05), shade, 0.07)
         _fur(s, coat, ellipse(x, y, foot + 0.03, 0.035, 0.07, 0.04), shade * 1.05, 0.05)
-    return 0.56, 0.87 + rng.uniform(-0.06, 0.05), 0.19, bool(rng.integers(2))
+    return 0.56, 0.87 + rng.uniform(-0.06, 0.05), 0.215, bool(rng.integers(2))
 
 
 def _torso(s: Sketch, coat: Coat, tail: float, scale: float) -> None:
@@ -135,7 +137,7 @@ def _sit(s: Sketch, coat: Coat, tail: float, scale: float) -> tuple[float, float
         _fur(s, coat, ellipse(x, y, side * 0.23, 0.13, 0.12, 0.14), 0.92, 0.12)
         _fur(s, coat, capsule(x, y, (side * 0.09, 0.42), (side * 0.10, 0.07), 0.075, 0.055), 1.04, 0.07)
         _fur(s, coat, ellipse(x, y, side * 0.11, 0.04, 0.075, 0.045), 1.08, 0.05)
-    return rng.uniform(-0.03, 0.06), 0.89, 0.215, True
+    return rng.uniform(-0.03, 0.06), 0.90, 0.24, True
 
 
 def _lie(s: Sketch, coat: Coat, tail: float, scale: float) -> tuple[float, float, float, bool]:
@@ -152,7 +154,7 @@ def _lie(s: Sketch, coat: Coat, tail: float, scale: float) -> tuple[float, float
     _fur(s, coat, ellipse(x, y, -0.45, 0.16, 0.24, 0.17), 1.03, 0.14)
     for reach, shade in ((0.80, 0.8), (0.70, 1.05)):
         _fur(s, coat, capsule(x, y, (0.34, 0.10), (reach, 0.05), 0.075, 0.05), shade, 0.06)
-    return 0.58, 0.60 + rng.uniform(-0.08, 0.03), 0.20, bool(rng.integers(2))
+    return 0.58, 0.60 + rng.uniform(-0.08, 0.03), 0.225, bool(rng.integers(2))
 
 
 def _cat_head(s: Sketch, coat: Coat, hx: float, hy: float, r: float, front: bool) -> None:
@@ -190,6 +192,9 @@ def _dog_head(s: Sketch, coat: Coat, hx: float, hy: float, r: float, front: bool
     def part(d: Field, colour: Colour, depth: float = 0.0, soft: float = 1.0) -> None:
         s.add(d * r, colour, rough=0.045 * r * coat.rough if soft > 1 else None, depth=depth * r, soft=soft)
 
+    collar = np.array(COLLARS[s.rng.integers(len(COLLARS))])
+    neck = ((-0.95, -0.98), (0.95, -0.98)) if abs(hx) < 0.2 else ((-1.35, -0.15), (0.05, -1.3))
+    s.add(capsule(x, y, *neck, 0.19) * r, collar, depth=0.15 * r, inside=True)
     skull = ellipse(x, y, 0, 0.05, 0.92, 0.88)
     black = (0.06, 0.05, 0.05)
     if front:

@@ -10,49 +10,21 @@ What makes this one quick. (1) Pixels are grouped by simplex, so that keys are l
 one 64-bit integer whose neighbours are a single addition away, and most of which are known from the simplices. (3) The
 symmetric normalisation lives in the barycentric weights and costs nothing afterwards. (4) Blurring walks chains of
 neighbours in place: each value is read and written once, and a point without neighbours not at all. (5) Channels, or
-the corners of a simplex if there is but one channel, fill the lanes of vector instructions (`_simd`). Everything runs
-in one thread, in a fixed order: equal input gives equal bytes.
+the corners of a simplex if there is but one channel, fill the lanes of vector instructions (`_lattice_filter`).
+Everything runs in one thread, in a fixed order: equal input gives equal bytes.
 """
-
-from dataclasses import dataclass
 
 import numpy as np
 from numba import njit
 
 from ..types import WeaksegError
-from ._simd import get, load, put, splat, store, total
+from ._lattice_filter import Lattice, accumulate, array
+from ._simd import SPARE
 
 RANK_BITS = 3
 """Bits of one rank or remainder in a packed key; enough for d <= 7."""
-SPARE = 16
-"""Floats behind the end of an array, so that whole vectors can be read and written."""
 _HASH = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: Fibonacci hashing
 _BLOCK = 256  # pixels embedded at a time: their coordinates stay in the first-level cache
-
-
-@dataclass(frozen=True, eq=False)
-class Lattice:
-    """The lattice of N points, symmetrically normalised: what a filter needs of it, and nothing of the values.
-
-    Attributes:
-        order: int32 (N,), the points grouped by simplex.
-        start: int32 (S + 1,), where the group of each simplex starts in `order`.
-        vertices: int32 (S, d + 1), lattice points 1..M of each simplex; point 0 always holds 0.
-        weights: float32 (N * (d + 1) + SPARE,), barycentric weights over the root of the point's own density, d + 1
-            for each point, grouped as `order`.
-        chains: int32 (d + 1 times ...,), the lattice points along each direction: runs of 2 or more neighbours, a 0
-            before and after each run.
-        bounds: int64 (d + 2,), where each direction starts in `chains`.
-        points: M, the number of lattice points.
-    """
-
-    order: np.ndarray
-    start: np.ndarray
-    vertices: np.ndarray
-    weights: np.ndarray
-    chains: np.ndarray
-    bounds: np.ndarray
-    points: int
 
 
 def build(features: np.ndarray) -> Lattice:
@@ -68,37 +40,10 @@ def build(features: np.ndarray) -> Lattice:
     chains, bounds = _chains(_neighbours(simplices, vertices, point_keys, shift))
     weights = _gather_weights(barycentric, order)
     lattice = Lattice(order, start, vertices, weights, chains, bounds, len(point_keys) - 1)
-    density = np.zeros(len(order) + SPARE, np.float32)
-    accumulate(lattice, np.ones_like(density), 1, 1.0, density, density)
+    density = array(len(order), 0)
+    accumulate(lattice, array(len(order), 1), 1, 1.0, density, density)
     _normalise_weights(weights, order, density)
     return lattice
-
-
-def accumulate(
-    lattice: Lattice, values: np.ndarray, channels: int, weight: float, base: np.ndarray, out: np.ndarray
-) -> None:
-    """Write `base` plus `weight` times the filtered `values` to `out` (which may be `base`, not `values`).
-
-    All three are float32 (N * channels + SPARE,), channel last; `channels` is 1, 2 or a multiple of 4.
-    """
-    corners = (0,) * lattice.vertices.shape[1]
-    scale = np.float32(weight / (1 + 2.0 ** (1 - len(corners))))  # undoes the gain of blurring and slicing
-    where = (lattice.order, lattice.start, lattice.vertices, lattice.weights)
-    first = 0
-    while first < channels:
-        width = next(w for w in (16, 8, 4, 2, 1) if w <= channels - first)
-        points = np.zeros((lattice.points + 2) * width, np.float32)  # 0: no neighbour; M + 1: written, never read
-        lanes = (0,) * width
-        if width == 1:
-            one = (0,) * (8 if len(corners) > 4 else 4)
-            _splat_one(*where, values, points, corners, one)
-            _blur_one(lattice.chains, lattice.bounds, points)
-            _slice_one(*where, points, scale, base, out, corners, one)
-        else:
-            _splat(*where, values, channels, first, points, corners, lanes)
-            _blur(lattice.chains, lattice.bounds, points, lanes)
-            _slice(*where, points, scale, base, channels, first, out, corners, lanes)
-        first += width
 
 
 # --- features ---
@@ -336,34 +281,43 @@ def _grow(keys, m):  # type: ignore[no-untyped-def]
 
 @njit(cache=True, nogil=True)
 def _neighbours(simplices, vertices, keys, shift):  # type: ignore[no-untyped-def]
-    """Next lattice point along each direction, int32 (M + 1, d + 1); 0 where there is none.
+    """Next lattice point along each direction, int32 (d + 1, M + 1); 0 where there is none.
 
     Direction j adds -1 to every coordinate, and d to number j. In quotients by d + 1: the remainder falls by one; from
     0 it becomes d and every quotient falls by one; the quotient of number j rises by one. Consecutive vertices of a
-    simplex are neighbours, which leaves few to look up, and a small table of bits tells that most of them are absent.
+    simplex are neighbours, which leaves few to look up, and a small table of bits tells that most of those are absent.
     """
     d = len(shift) - 1
     m = len(keys) - 1
-    after = np.zeros((m + 1, d + 1), np.int32)
+    after = np.zeros((d + 1, m + 1), np.int32)
     _neighbours_within(simplices, vertices, after)
     table = np.zeros(_table_size(m), np.int32)
-    bits = np.zeros(max(8, len(table) // 4), np.uint8)  # 8 to 16 bits a point
+    bits = np.zeros(max(8, len(table) // 4), np.uint8)  # 4 to 8 bits a point
     mask = np.uint64(8 * len(bits) - 1)
-    for k in range(1, m + 1):
-        table[_find(table, keys, keys[k])] = k
-        h = ((np.uint64(keys[k]) * _HASH) >> np.uint64(32)) & mask
-        bits[h >> np.uint64(3)] |= np.uint8(1) << np.uint8(h & np.uint64(7))
+    back = np.empty(m + 1, np.int64)
     carry = np.int64(d)
     for i in range(d):
         carry -= np.int64(1) << shift[i]
     for k in range(1, m + 1):
-        back = keys[k] + (carry if keys[k] & 7 == 0 else np.int64(-1))
-        for j in range(d + 1):
-            if after[k, j] == 0:
-                key = back if j == d else back + (np.int64(1) << shift[j])
-                h = ((np.uint64(key) * _HASH) >> np.uint64(32)) & mask
-                if (bits[h >> np.uint64(3)] >> np.uint8(h & np.uint64(7))) & 1:
-                    after[k, j] = table[_find(table, keys, key)]
+        back[k] = keys[k] + (carry if keys[k] & 7 == 0 else np.int64(-1))
+        table[_find(table, keys, keys[k])] = k
+        h = ((np.uint64(keys[k]) * _HASH) >> np.uint64(32)) & mask
+        bits[h >> np.uint64(3)] |= np.uint8(1) << np.uint8(h & np.uint64(7))
+    left = np.empty(m + 1, np.int32)
+    for j in range(d + 1):
+        step = np.int64(0) if j == d else np.int64(1) << shift[j]
+        count = 0
+        for k in range(1, m + 1):  # two sieves without branches: what is unknown, and of that what may exist
+            left[count] = k
+            count += int(after[j, k] == 0)
+        candidates = 0
+        for c in range(count):
+            k = left[c]
+            h = ((np.uint64(back[k] + step) * _HASH) >> np.uint64(32)) & mask
+            left[candidates] = k
+            candidates += int((bits[h >> np.uint64(3)] >> np.uint8(h & np.uint64(7))) & 1)
+        for c in range(candidates):
+            after[j, left[c]] = table[_find(table, keys, back[left[c]] + step)]
     return after
 
 
@@ -376,34 +330,39 @@ def _neighbours_within(simplices, vertices, after):  # type: ignore[no-untyped-d
         coordinate[:] = d
         for i in range(d):
             coordinate[(simplices[s] >> np.int64(RANK_BITS * i)) & 7] = i
-        after[vertices[s, 0], coordinate[0]] = vertices[s, d]
+        after[coordinate[0], vertices[s, 0]] = vertices[s, d]
         for r in range(d):
-            after[vertices[s, r + 1], coordinate[d - r]] = vertices[s, r]
+            after[coordinate[d - r], vertices[s, r + 1]] = vertices[s, r]
 
 
 @njit(cache=True, nogil=True)
 def _chains(after):  # type: ignore[no-untyped-def]
     """The runs of neighbours along each direction, as `Lattice.chains` and `Lattice.bounds`."""
-    rows, directions = after.shape
+    directions, rows = after.shape
     chains = np.empty(directions * (rows + rows // 2 + 2), np.int32)  # a run of 2 takes 3 places
     bounds = np.zeros(directions + 1, np.int64)
-    at = 0
+    heads = np.empty(rows, np.int32)
     inner = np.empty(rows, np.uint8)
+    at = 0
     for j in range(directions):
+        step = after[j]
         inner[:] = 0
         for k in range(1, rows):
-            inner[after[k, j]] = 1
+            inner[step[k]] = 1
+        count = 0
+        for k in range(1, rows):
+            heads[count] = k
+            count += int((inner[k] == 0) & (step[k] != 0))
         chains[at] = 0
         at += 1
-        for k in range(1, rows):
-            if inner[k] == 0 and after[k, j] != 0:
-                point = np.int32(k)
-                while point != 0:
-                    chains[at] = point
-                    at += 1
-                    point = after[point, j]
-                chains[at] = 0
+        for c in range(count):
+            point = heads[c]
+            while point != 0:
+                chains[at] = point
                 at += 1
+                point = step[point]
+            chains[at] = 0
+            at += 1
         bounds[j + 1] = at
     return chains[:at].copy(), bounds
 
@@ -425,81 +384,3 @@ def _normalise_weights(weights, order, density):  # type: ignore[no-untyped-def]
         factor = np.float32(1 / np.sqrt(np.float64(density[order[i]]) + 1e-20))
         for r in range(corners):
             weights[i * corners + r] *= factor
-
-
-# --- filter: splat, blur, slice. Several channels: a lane a channel ---
-
-
-@njit(cache=True, nogil=True)
-def _splat(order, start, vertices, weights, values, channels, first, points, corners, lanes):  # type: ignore[no-untyped-def]
-    for s in range(len(vertices)):
-        for i in range(start[s], start[s + 1]):
-            x = load(values, order[i] * channels + first, lanes)
-            for r in range(len(corners)):
-                at = vertices[s, r] * len(lanes)
-                store(points, at, load(points, at, lanes) + splat(weights[i * len(corners) + r], lanes) * x)
-
-
-@njit(cache=True, nogil=True)
-def _blur(chains, bounds, points, lanes):  # type: ignore[no-untyped-def]
-    """Each point plus half of its neighbours, direction after direction, in place; zeros end every run by themselves."""
-    half = splat(np.float32(0.5), lanes)
-    nowhere = len(points) // len(lanes) - 1
-    for j in range(len(bounds) - 1):
-        before = load(points, 0, lanes)
-        here = before
-        for t in range(bounds[j], bounds[j + 1] - 1):
-            after = load(points, chains[t + 1] * len(lanes), lanes)
-            at = chains[t] if chains[t] != 0 else nowhere
-            store(points, at * len(lanes), here + half * (before + after))
-            before = here
-            here = after
-
-
-@njit(cache=True, nogil=True)
-def _slice(order, start, vertices, weights, points, scale, base, channels, first, out, corners, lanes):  # type: ignore[no-untyped-def]
-    factor = splat(scale, lanes)
-    for s in range(len(vertices)):
-        for i in range(start[s], start[s + 1]):
-            x = splat(np.float32(0), lanes)
-            for r in range(len(corners)):
-                x = x + splat(weights[i * len(corners) + r], lanes) * load(points, vertices[s, r] * len(lanes), lanes)
-            at = order[i] * channels + first
-            store(out, at, load(base, at, lanes) + factor * x)
-
-
-# --- one channel: a lane a corner; lanes beyond the last corner hold strangers' weights, times zero or unread ---
-
-
-@njit(cache=True, nogil=True)
-def _splat_one(order, start, vertices, weights, values, points, corners, lanes):  # type: ignore[no-untyped-def]
-    for s in range(len(vertices)):
-        x = splat(np.float32(0), lanes)
-        for i in range(start[s], start[s + 1]):
-            x = x + load(weights, i * len(corners), lanes) * splat(values[order[i]], lanes)
-        for r in range(len(corners)):
-            points[vertices[s, r]] += get(x, r)
-
-
-@njit(cache=True, nogil=True)
-def _blur_one(chains, bounds, points):  # type: ignore[no-untyped-def]
-    half = np.float32(0.5)
-    nowhere = len(points) - 1
-    for j in range(len(bounds) - 1):
-        before = here = np.float32(0)
-        for t in range(bounds[j], bounds[j + 1] - 1):
-            after = points[chains[t + 1]]
-            points[chains[t] if chains[t] != 0 else nowhere] = here + half * (before + after)
-            before = here
-            here = after
-
-
-@njit(cache=True, nogil=True)
-def _slice_one(order, start, vertices, weights, points, scale, base, out, corners, lanes):  # type: ignore[no-untyped-def]
-    for s in range(len(vertices)):
-        x = splat(np.float32(0), lanes)
-        for r in range(len(corners)):
-            x = put(x, r, points[vertices[s, r]] * scale)
-        for i in range(start[s], start[s + 1]):
-            at = order[i]
-            out[at] = base[at] + total(load(weights, i * len(corners), lanes) * x)

@@ -8,7 +8,7 @@ narrower ones elsewhere). The number of lanes is the length of a tuple, which nu
     def axpy(a, x, y, lanes):  # lanes = (0,) * 8
         store(y, 0, splat(a, lanes) * load(x, 0, lanes) + load(y, 0, lanes))
 
-Products and sums may be fused; nothing is reordered except in `total`. Indices are counted in elements from the start
+Products and sums may be fused, nothing else is reordered. Indices are counted in elements from the start
 of a contiguous array and are not checked.
 """
 
@@ -18,10 +18,13 @@ from typing import Any
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
-from numba.extending import intrinsic, models, overload, register_model
+from numba.extending import intrinsic as _intrinsic
+from numba.extending import models, overload, register_model
 
+intrinsic: Any = _intrinsic  # what it makes is called with one argument fewer than its source declares
+SPARE = 16
+"""Elements behind the end of an array that whole vectors may be read from and written to."""
 _FUSE = ("contract",)
-_REORDER = ("contract", "reassoc")
 _F32 = ir.FloatType()
 _I32 = ir.IntType(32)
 
@@ -78,6 +81,21 @@ def store(typingctx: Any, array: Any, index: Any, vector: Any) -> Any:
 
 
 @intrinsic
+def prefetch(typingctx: Any, array: Any, index: Any) -> Any:
+    """Fetch the cache line of element `index`, which may lie anywhere: a hint, never a fault."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        where = _address(context, builder, signature.args[0], args[0], args[1])
+        where = builder.bitcast(where, ir.IntType(8).as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [where.type, _I32, _I32, _I32])
+        function = builder.module.declare_intrinsic("llvm.prefetch", [where.type], fnty=kind)
+        builder.call(function, [where, ir.Constant(_I32, 0), ir.Constant(_I32, 3), ir.Constant(_I32, 1)])
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), codegen
+
+
+@intrinsic
 def splat(typingctx: Any, scalar: Any, lanes: Any) -> Any:
     """The vector with `scalar` in every lane."""
     vector = Vector(len(lanes))
@@ -111,30 +129,53 @@ def get(typingctx: Any, vector: Any, lane: Any) -> Any:
     return types.float32(vector, types.intp), codegen
 
 
-def _call(builder: Any, name: str, result: Any, args: Any, flags: tuple[str, ...] = ()) -> Any:
-    function = builder.module.declare_intrinsic(name, fnty=ir.FunctionType(result, [a.type for a in args]))
-    return builder.call(function, args, fastmath=flags)
+@intrinsic
+def group_sum(typingctx: Any, vector: Any, group: Any) -> Any:
+    """Sums over groups of len(group) neighbouring lanes, a power of two; every lane gets its group's."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return _butterfly(builder, args[0], len(group), lambda a, b: builder.fadd(a, b))
+
+    return vector(vector, group), codegen
 
 
 @intrinsic
-def total(typingctx: Any, vector: Any) -> Any:
-    """Sum of the lanes, in whatever order is quickest (the same one every time)."""
+def group_maximum(typingctx: Any, vector: Any, group: Any) -> Any:
+    """Maxima over groups of len(group) neighbouring lanes, a power of two; every lane gets its group's."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        name = f"llvm.vector.reduce.fadd.v{vector.lanes}f32"
-        return _call(builder, name, _F32, [ir.Constant(_F32, 0.0), args[0]], _REORDER)
+        return _butterfly(
+            builder, args[0], len(group), lambda a, b: builder.select(builder.fcmp_ordered(">", a, b), a, b)
+        )
 
-    return types.float32(vector), codegen
+    return vector(vector, group), codegen
 
 
 @intrinsic
-def largest(typingctx: Any, vector: Any) -> Any:
-    """Maximum of the lanes."""
+def exceeds(typingctx: Any, vector: Any, bound: Any) -> Any:
+    """Whether any lane is above `bound`."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return _call(builder, f"llvm.vector.reduce.fmax.v{vector.lanes}f32", _F32, [args[0]], ("nnan",))
+        bounds = ir.Constant(args[0].type, ir.Undefined)
+        for lane in range(vector.lanes):
+            bounds = builder.insert_element(bounds, args[1], ir.Constant(_I32, lane))
+        above = builder.fcmp_unordered(">", args[0], bounds)
+        kind = ir.FunctionType(ir.IntType(1), [above.type])
+        name = f"llvm.vector.reduce.or.v{vector.lanes}i1"
+        return builder.call(builder.module.declare_intrinsic(name, fnty=kind), [above])
 
-    return types.float32(vector), codegen
+    return types.boolean(vector, types.float32), codegen
+
+
+def _butterfly(builder: Any, value: Any, group: int, combine: Any) -> Any:
+    """Combine each lane with the one whose number differs in the lowest bit, then in the next, and so on."""
+    lanes = value.type.count
+    step = 1
+    while step < group:
+        partner = ir.Constant(ir.VectorType(_I32, lanes), [lane ^ step for lane in range(lanes)])
+        value = combine(value, builder.shuffle_vector(value, ir.Constant(value.type, ir.Undefined), partner))
+        step *= 2
+    return value
 
 
 @intrinsic
@@ -150,7 +191,9 @@ def maximum(typingctx: Any, a: Any, b: Any) -> Any:
 @intrinsic
 def _round(typingctx: Any, vector: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return _call(builder, f"llvm.nearbyint.v{vector.lanes}f32", args[0].type, [args[0]])
+        kind = args[0].type
+        name = f"llvm.nearbyint.v{vector.lanes}f32"
+        return builder.call(builder.module.declare_intrinsic(name, fnty=ir.FunctionType(kind, [kind])), args)
 
     return vector(vector), codegen
 
@@ -202,7 +245,7 @@ _TAYLOR = tuple(np.float32(1 / f) for f in (5040, 720, 120, 24, 6, 2, 1, 1))
 
 @njit(cache=True, nogil=True)
 def exp(x, lanes):  # type: ignore[no-untyped-def]
-    """e^x of a vector of numbers up to 0 (below -87 as -87), to about 1e-7 relative.
+    """e^x of a vector of numbers up to 88 (below -87 as -87), to about 1e-7 relative.
 
     x = n ln 2 + r with |r| <= ln 2 / 2; the Taylor polynomial of degree 7 leaves 5e-9 of e^r.
     """

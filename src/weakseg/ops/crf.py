@@ -20,6 +20,7 @@ from torch import Tensor
 
 from ..types import BACKGROUND, IGNORE, LabelMap, ScoreMap, WeaksegError, check_label_map
 from . import _lattice, _lattice_torch, _mean_field
+from ._lattice_filter import Lattice
 
 Backend: TypeAlias = Literal["auto", "numba", "torch"]
 
@@ -351,7 +352,7 @@ def _kernels(params: CrfParams, scale_factor: float) -> tuple[tuple[float, float
 
 
 @lru_cache(maxsize=8)
-def _position_lattice(height: int, width: int, sxy: float) -> _lattice.Lattice:
+def _position_lattice(height: int, width: int, sxy: float) -> Lattice:
     """The position kernel's lattice does not depend on the photograph; one is about 20 bytes a pixel."""
     return _lattice.build(_lattice.position_features(height, width, sxy))
 

@@ -79,49 +79,66 @@ def accumulate(
     if scratch is None:
         scratch = array(scratch_size(lattice, channels))
     assert len(scratch) >= scratch_size(lattice, channels), "the kernels below check no bounds"
-    for first, width in planes(channels):
-        points = scratch[: (lattice.points + 1) * width]
-        points.fill(0)
-        offset = first * len(lattice.order)
+    n, m = len(lattice.order), lattice.points + 1
+    for (first, width), (second, rest) in _passes(channels):
+        points, more = scratch[: m * width], scratch[m * width : m * (width + rest)]
+        scratch[: m * (width + rest)] = 0
+        offset = first * n
         if width == 1:
             lanes = (0,) * (8 if len(corners) > 4 else 4)
             _splat_one(*where, values, offset, points, corners, lanes)
             _blur_one(lattice.chains, lattice.bounds, points)
             _slice_one(*where, points, scale, base, offset, out, corners, lanes)
         else:
-            lanes = (0,) * width
-            _splat(*where, values, offset, points, corners, lanes)
-            _blur(lattice.chains, lattice.bounds, points, lanes)
-            _slice(*where, points, scale, base, offset, out, corners, lanes)
+            lanes, tail = (0,) * width, (0,) * rest
+            _splat(*where, values, offset, second * n, points, more, corners, lanes, tail)
+            _blur(lattice.chains, lattice.bounds, points, more, lanes, tail)
+            _slice(*where, points, more, scale, base, offset, second * n, out, corners, lanes, tail)
+
+
+def _passes(channels: int) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
+    """The planes one by one, but a last one of less than 16 channels together with the full one before it."""
+    every = list(planes(channels))
+    paired = len(every) > 1 and every[-1][1] < 16
+    for plane in every[: -2 if paired else None]:
+        yield plane, (0, 0)
+    if paired:
+        yield every[-2], every[-1]
 
 
 def scratch_size(lattice: Lattice, channels: int) -> int:
     """Elements that `accumulate` needs beside its arguments."""
-    return (lattice.points + 1) * min(channels, 16)
+    return (lattice.points + 1) * min(channels, 32)
 
 
-# --- several channels: a lane a channel ---
+# --- several channels: a lane a channel; `tail` is the second plane's lanes, empty if there is none ---
 
 
 @njit(cache=True, nogil=True)
-def _splat(order, start, vertices, weights, values, offset, points, corners, lanes):  # type: ignore[no-untyped-def]
+def _splat(order, start, vertices, weights, values, offset, second, points, more, corners, lanes, tail):  # type: ignore[no-untyped-def]
     for s in range(len(vertices)):
         for i in range(start[s], start[s + 1]):
             if len(lanes) >= 8 and i + _AHEAD < len(order):
                 prefetch(values, offset + order[i + _AHEAD] * len(lanes))
             x = load(values, offset + order[i] * len(lanes), lanes)
+            y = load(values, second + order[i] * len(tail), tail)
             for r in range(len(corners)):
-                at = vertices[s, r] * len(lanes)
-                store(points, at, load(points, at, lanes) + splat(weights[i * len(corners) + r], lanes) * x)
+                weight, vertex = weights[i * len(corners) + r], vertices[s, r]
+                at = vertex * len(lanes)
+                store(points, at, load(points, at, lanes) + splat(weight, lanes) * x)
+                if len(tail) > 0:
+                    at = vertex * len(tail)
+                    store(more, at, load(more, at, tail) + splat(weight, tail) * y)
 
 
 @njit(cache=True, nogil=True)
-def _blur(chains, bounds, points, lanes):  # type: ignore[no-untyped-def]
+def _blur(chains, bounds, points, more, lanes, tail):  # type: ignore[no-untyped-def]
     """Each point plus half of its neighbours, direction after direction, in place; the zeros make the ends of a run."""
-    half = splat(np.float32(0.5), lanes)
-    zero = splat(np.float32(0), lanes)
+    half, half_tail = splat(np.float32(0.5), lanes), splat(np.float32(0.5), tail)
+    zero, zero_tail = splat(np.float32(0), lanes), splat(np.float32(0), tail)
     for j in range(len(bounds) - 1):
         before = here = zero
+        before_tail = here_tail = zero_tail
         for t in range(bounds[j], bounds[j + 1] - 1):
             if len(lanes) >= 8 and t + _AHEAD < len(chains):
                 prefetch(points, chains[t + _AHEAD] * len(lanes))
@@ -130,21 +147,32 @@ def _blur(chains, bounds, points, lanes):  # type: ignore[no-untyped-def]
             store(points, 0, zero)  # cheaper than to ask whether it was point 0 that was written
             before = here
             here = after
+            if len(tail) > 0:
+                after_tail = load(more, chains[t + 1] * len(tail), tail)
+                store(more, chains[t] * len(tail), here_tail + half_tail * (before_tail + after_tail))
+                store(more, 0, zero_tail)
+                before_tail = here_tail
+                here_tail = after_tail
 
 
 @njit(cache=True, nogil=True)
-def _slice(order, start, vertices, weights, points, scale, base, offset, out, corners, lanes):  # type: ignore[no-untyped-def]
-    factor = splat(scale, lanes)
+def _slice(order, start, vertices, weights, points, more, scale, base, offset, second, out, corners, lanes, tail):  # type: ignore[no-untyped-def]
     for s in range(len(vertices)):
         for i in range(start[s], start[s + 1]):
             if len(lanes) >= 8 and i + _AHEAD < len(order):
                 prefetch(base, offset + order[i + _AHEAD] * len(lanes))
                 prefetch(out, offset + order[i + _AHEAD] * len(lanes))
-            x = splat(np.float32(0), lanes)
+            x, y = splat(np.float32(0), lanes), splat(np.float32(0), tail)
             for r in range(len(corners)):
-                x = x + splat(weights[i * len(corners) + r], lanes) * load(points, vertices[s, r] * len(lanes), lanes)
+                weight, vertex = weights[i * len(corners) + r], vertices[s, r]
+                x = x + splat(weight, lanes) * load(points, vertex * len(lanes), lanes)
+                if len(tail) > 0:
+                    y = y + splat(weight, tail) * load(more, vertex * len(tail), tail)
             at = offset + order[i] * len(lanes)
-            store(out, at, load(base, at, lanes) + factor * x)
+            store(out, at, load(base, at, lanes) + splat(scale, lanes) * x)
+            if len(tail) > 0:
+                at = second + order[i] * len(tail)
+                store(out, at, load(base, at, tail) + splat(scale, tail) * y)
 
 
 # --- one channel: a lane a corner; lanes beyond the last corner hold strangers' weights, times zero or unread ---

@@ -8,7 +8,8 @@ narrower ones elsewhere). The number of lanes is the length of a tuple, which nu
     def axpy(a, x, y, lanes):  # lanes = (0,) * 8
         store(y, 0, splat(a, lanes) * load(x, 0, lanes) + load(y, 0, lanes))
 
-Products and sums may be fused, nothing else is reordered. Indices are counted in elements from the start
+A tuple without elements makes a vector of one lane; ``if len(lanes) > 0`` around its loads and stores then leaves no
+trace in the machine code. Products and sums may be fused, nothing else is reordered. Indices are counted in elements from the start
 of a contiguous array and are not checked.
 """
 
@@ -56,7 +57,7 @@ def _address(context: Any, builder: Any, array_type: Any, array: Any, index: Any
 @intrinsic
 def load(typingctx: Any, array: Any, index: Any, lanes: Any) -> Any:
     """The vector that starts at element `index` of a contiguous float32 array."""
-    vector = Vector(len(lanes))
+    vector = Vector(max(1, len(lanes)))
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         where = _address(context, builder, signature.args[0], args[0], args[1])
@@ -98,7 +99,7 @@ def prefetch(typingctx: Any, array: Any, index: Any) -> Any:
 @intrinsic
 def splat(typingctx: Any, scalar: Any, lanes: Any) -> Any:
     """The vector with `scalar` in every lane."""
-    vector = Vector(len(lanes))
+    vector = Vector(max(1, len(lanes)))
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         kind = context.get_value_type(vector)

@@ -9,8 +9,8 @@ narrower ones elsewhere). The number of lanes is the length of a tuple, which nu
         store(y, 0, splat(a, lanes) * load(x, 0, lanes) + load(y, 0, lanes))
 
 A tuple without elements makes a vector of one lane; ``if len(lanes) > 0`` around its loads and stores then leaves no
-trace in the machine code. Products and sums may be fused, nothing else is reordered. Indices are counted in elements from the start
-of a contiguous array and are not checked.
+trace in the machine code. Products and sums may be fused, nothing else is reordered. Indices are counted in elements
+from the start of a contiguous array and are not checked.
 """
 
 import operator

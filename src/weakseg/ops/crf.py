@@ -4,7 +4,7 @@ Krähenbühl and Koltun, "Efficient Inference in Fully Connected CRFs with Gauss
 pixel is tied to every other by two Gaussian kernels, one of position and one of position and colour; mean field
 passes messages through a permutohedral lattice (`_lattice`). Published numbers of this field come from the lattice of
 pydensecrf, which is an approximation of its own; this one has the same geometry, precision (float32) and
-normalisation and agrees with it to about 1e-8 (tests/ops/test_ops_crf.py).
+normalisation and agrees with it to about 1e-7 (tests/ops/test_ops_crf.py).
 
 Everything here is a pure function; a call uses one thread on a CPU and lets go of Python's lock, so a thread a
 photograph is the way to use all cores.

@@ -86,6 +86,7 @@ def test_class_names(tmp_path: Path) -> None:
     assert read_classes(str(tmp_path / "classes.txt")) == ("cat", "dog")
     assert read_classes("cat, dog") == ("cat", "dog")
     assert read_classes(["cat", "dog"]) == ("cat", "dog")
+    assert len(read_classes(",".join(f"class number {k}" for k in range(200)))) == 200  # longer than any file name
     assert len(read_classes([f"c{k}" for k in range(254)])) == 254
     for wrong, said in (
         ([f"c{k}" for k in range(255)], "255 classes; at most 254"),

@@ -4,10 +4,12 @@ The JSON comes from strangers: every type and key is looked at, file names must 
 are decoded here after their sum is checked (the C decoder trusts them).
 """
 
+import gc
 import json
 import math
 import sys
 import zlib
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -54,13 +56,13 @@ class CocoObjects:
         self.has_shapes = False
         self._categories: dict[int, str] = {}
         self._shapes: dict[str, bytes] | None = None
-        rows: list[tuple[int, int, bool, float, float, float, float]] = []
+        rows = array("d")
         for path in paths:
-            rows += self._add(path)
+            self._add(path, rows)
         self.categories = tuple(self._categories[k] for k in sorted(self._categories))
         self._pack(rows)
 
-    def _add(self, path: Path) -> list[tuple[int, int, bool, float, float, float, float]]:
+    def _add(self, path: Path, rows: array) -> None:
         content = _load(path, shapes=False)
         for id, name in _categories(content, path, self.problems).items():
             if self._categories.setdefault(id, name) != name:
@@ -73,7 +75,6 @@ class CocoObjects:
                 self.problems.append(f"{path}: image {stem!r} stands there twice")
             self.ids.setdefault(stem, len(self.ids))
         self.lists[path.stem.removeprefix("instances_")] = tuple(stems.values())
-        rows = []
         for i, raw in enumerate(_entries(content, "annotations", path)):
             fault = _fault(raw, stems, self._categories)
             if fault:
@@ -81,12 +82,11 @@ class CocoObjects:
                 continue
             self.has_shapes |= raw.has_shape
             x, y, w, h = map(float, raw.bbox)
-            rows.append((self.ids[stems[raw.image]], raw.category, raw.crowd, x, y, x + w, y + h))
-        return rows
+            rows.extend((self.ids[stems[raw.image]], raw.category, raw.crowd, x, y, x + w, y + h))
 
-    def _pack(self, rows: list[tuple[int, int, bool, float, float, float, float]]) -> None:
+    def _pack(self, rows: array) -> None:
         """Annotations as flat arrays sorted by image: a million of them are 40 MB."""
-        table = np.array(rows, np.float64).reshape(-1, 7)
+        table = np.frombuffer(rows, np.float64).reshape(-1, 7)
         table = table[np.argsort(table[:, 0], kind="stable")]
         self._start = np.searchsorted(table[:, 0], np.arange(len(self.ids) + 1))
         self._category = table[:, 1].astype(np.int64)
@@ -240,14 +240,9 @@ def index_coco(root: Path) -> Index:
     if not paths:
         raise WeaksegError(f"{root} holds no instances*.json (nor does its annotations folder); is it another layout?")
     objects = CocoObjects(paths)
-    photos = Files()
     listed = _photos(root, list(objects.lists))
-    for stem in listed:
-        if stem in objects.ids:
-            path = listed[stem]
-            photos.add(stem, path.parent, path.suffix)
+    photos = listed.among(objects.ids)
     index = Index(root, "coco", photos, objects=objects, classes=objects.categories or None, problems=objects.problems)
-    photos.duplicates.update({stem: paths for stem, paths in listed.duplicates.items() if stem in objects.ids})
     if strangers := [stem for stem in listed if stem not in objects.ids]:
         index.notes.append(f"{len(strangers)} photographs stand in no JSON: {', '.join(strangers[:5])}")
     if missing := [stem for stem in objects.ids if stem not in photos]:
@@ -290,12 +285,17 @@ def _name_lists(lists: dict[str, tuple[str, ...]], files: dict[str, tuple[str, .
 
 def _load(path: Path, shapes: bool) -> dict[str, Any]:
     """The JSON with annotations slimmed while it is parsed, so that a million polygons are never held at once."""
+    paused = gc.isenabled()
+    gc.disable()  # a million new tuples and no cycle among them: collecting in between doubles the time
     try:
         content = json.loads(path.read_bytes().decode("utf-8-sig"), object_hook=_slimmer(shapes))
     except OSError as error:
         raise WeaksegError(f"{path} cannot be read: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
         raise WeaksegError(f"{path} is no readable JSON: {error}") from error
+    finally:
+        if paused:
+            gc.enable()
     if not isinstance(content, dict):
         raise WeaksegError(
             f"{path} is no COCO file: it holds a {type(content).__name__}, wanted images and annotations"

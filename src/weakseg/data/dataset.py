@@ -4,6 +4,7 @@
 set that cannot be used with the first reason; `weakseg.data.check.check` lists them all.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -78,7 +79,7 @@ class Dataset:
         """
         if str(name) in self.lists:
             ids = self.lists[str(name)]
-        elif Path(name).is_file():
+        elif os.path.isfile(name):
             ids = read_list(name)
         else:
             raise WeaksegError(

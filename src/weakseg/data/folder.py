@@ -54,9 +54,10 @@ def photographs(root: Path) -> tuple[Files, dict[str, tuple[str, ...]] | None]:
             return found, None
     found = Files()
     tags: dict[str, tuple[str, ...]] = {}
-    for name in visible(root):
-        if (root / name).is_dir() and name.lower() not in _RESERVED:
-            own = Files().scan(root / name, PHOTO_SUFFIXES)
+    for folder in (*(root / "images" / name for name in visible(root / "images")), *(root / n for n in visible(root))):
+        name = folder.name
+        if folder.is_dir() and name.lower() not in _RESERVED:
+            own = Files().scan(folder, PHOTO_SUFFIXES)
             for stem, path in own.items():
                 found.add(stem, path.parent, path.suffix)
                 tags[stem] = () if name.lower() == "background" else (name,)

@@ -6,7 +6,7 @@ files are found by listing folders, never by asking for them one by one.
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -43,6 +43,13 @@ class Files(Mapping[str, Path]):
             return
         key = (str(folder), suffix)
         self._where[sys.intern(stem)] = self._shared.setdefault(key, key)
+
+    def among(self, stems: Container[str]) -> "Files":
+        """Only the files of these stems."""
+        kept = Files()
+        kept._where = {stem: where for stem, where in self._where.items() if stem in stems}
+        kept.duplicates = {stem: paths for stem, paths in self.duplicates.items() if stem in stems}
+        return kept
 
     def __getitem__(self, stem: str) -> Path:
         folder, suffix = self._where[stem]

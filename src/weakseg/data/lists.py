@@ -6,7 +6,7 @@ import io
 import os
 import sys
 from collections.abc import Container, Iterable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from weakseg.data.images import PHOTO_SUFFIXES
 from weakseg.data.index import Files, visible
@@ -38,8 +38,8 @@ def escapes(name: str) -> bool:
     >>> escapes("../../x.jpg"), escapes("/etc/x"), escapes("train2014/x.jpg")
     (True, True, False)
     """
-    path = PurePosixPath(name.replace("\\", "/"))
-    return path.is_absolute() or ".." in path.parts or "\0" in name or name[1:2] == ":"
+    parts = name.replace("\\", "/").split("/")
+    return parts[0] == "" or ".." in parts or "\0" in name or name[1:2] == ":"
 
 
 def near(name: str, known: Iterable[str]) -> str:
@@ -109,7 +109,7 @@ def read_classes(classes: str | Path | Sequence[str]) -> tuple[str, ...]:
     """
     if isinstance(classes, str | Path):
         path = Path(classes)
-        if path.is_file():
+        if os.path.isfile(path):  # which, unlike Path.is_file, says no to a name that is too long for a file
             return checked_classes(read_text(path).splitlines(), str(path))
         if isinstance(classes, Path) or "," not in classes:
             raise WeaksegError(f"{classes} is no file of class names; give such a file, or names with commas (cat,dog)")

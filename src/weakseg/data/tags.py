@@ -1,5 +1,6 @@
 """Which source tells the tags of a data set, and what it says, as bytes of class ids by photograph."""
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -72,7 +73,7 @@ def _source(index: Index, tags_from: str | Path | None) -> tuple[str, Path]:
     if name in there:
         return there[name]
     path = Path(tags_from)
-    if path.is_file() and path.suffix.lower() in (".csv", ".npy"):
+    if os.path.isfile(path) and path.suffix.lower() in (".csv", ".npy"):
         return ("npy" if path.suffix.lower() == ".npy" else "tags.csv"), path
     has = ", ".join(there) or "nothing that tells tags"
     raise WeaksegError(

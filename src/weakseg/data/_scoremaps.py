@@ -69,11 +69,9 @@ def quantise(scores: NDArray[np.float32]) -> tuple[NDArray[np.uint16], NDArray[n
 
     The levels lie on the multiples of the step, so that a score of zero comes back as zero.
     """
-    k = len(scores)
-    flat = scores.reshape(k, -1)
-    limits = np.zeros((k, 2), np.float32)
-    if flat.size:
-        limits = np.stack([flat.min(1), flat.max(1)], 1)
+    limits = np.zeros((len(scores), 2), np.float32)
+    if scores.size:
+        limits = np.stack([scores.min((1, 2)), scores.max((1, 2))], 1)
     step, lowest = _grid(limits)
     levels = np.rint(scores / step[:, None, None]) - lowest[:, None, None]
     return levels.astype(np.uint16), limits

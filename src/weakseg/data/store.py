@@ -400,7 +400,11 @@ class Store:
 
     def has(self, id: str) -> bool:
         """True if every key of `id` is on disk."""
-        return all(self._holds(key) and self.path(id, key).is_file() for key in self.keys)
+        return all(self.holds(id, key) for key in self.keys)
+
+    def holds(self, id: str, key: str) -> bool:
+        """True if `key` of `id` is on disk."""
+        return self._holds(key) and self.path(id, key).is_file()
 
     def done(self) -> set[str]:
         """The ids of which every key is on disk; one listing of each folder, made anew by each call."""

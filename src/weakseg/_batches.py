@@ -101,7 +101,11 @@ class _Collate:
         self.collate = collate
 
     def __call__(self, items: list[Any]) -> Batch | _Failure:
-        return next((item for item in items if isinstance(item, _Failure)), None) or self.collate(items)
+        failure = next((item for item in items if isinstance(item, _Failure)), None)
+        try:
+            return failure or self.collate(items)
+        except WeaksegError as error:
+            return _Failure(str(error))
 
 
 def load_batches(

@@ -305,7 +305,7 @@ def test_samples_that_do_not_fit_together_are_told_in_a_sentence(workers):
         raise WeaksegError("p1 has no saliency map")
 
     sampler = MicroBatches(make_plan(Optimisation(batch_size=2), 2), 0)
-    with pytest.raises(WeaksegError, match="^p1 has no saliency map$"):
+    with pytest.raises(WeaksegError, match=r"^p1 has no saliency map$"):
         next(load_batches(view(2), lambda sample, epoch: sample, collate, sampler, workers))
 
 

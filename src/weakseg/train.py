@@ -161,7 +161,8 @@ class _Loop:
         """Take every step that is left."""
         start = self.standing.step
         sampler = MicroBatches(self.plan, self.seed, start, self.rank, self.world, self.optimisation.accumulate)
-        augment = _Augment(build(self.method.augmentation, self.model.normalise), self.seed)
+        normalise: Any = self.model.normalise  # every network of ours has one (models.backbones)
+        augment = _Augment(build(self.method.augmentation, normalise), self.seed)
         self.objective.train()
         saved = time.monotonic()
         with (
@@ -312,7 +313,7 @@ def _accelerator(device: torch.device, precision: str) -> Accelerator:
 def _configuration(method: Learner, view: View, seed: int, precision: str) -> dict[str, Any]:
     """What a checkpoint must agree on with the run that continues it."""
     known: Any = method
-    names = [f.name for f in dataclasses.fields(known)] if dataclasses.is_dataclass(method) else []
+    names: list[str] = [f.name for f in dataclasses.fields(known)] if dataclasses.is_dataclass(method) else []
     both = {
         "method": type(method).__qualname__,
         **{name: getattr(method, name) for name in names},

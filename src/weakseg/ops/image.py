@@ -114,19 +114,19 @@ def _nearest(n: int, m: int) -> NDArray[np.int64]:
     return np.minimum(np.cumsum(steps).astype(np.int64), n - 1)
 
 
-def _bicubic(x: float) -> float:
-    """Keys' cubic with a = -0.5."""
-    x = abs(x)
-    if x < 1:
-        return (1.5 * x - 2.5) * x * x + 1
-    return (((x - 5) * x + 8) * x - 4) * -0.5 if x < 2 else 0.0
+def _bicubic(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Keys' cubic with a = -0.5, for x >= 0."""
+    return np.where(x < 1, (1.5 * x - 2.5) * x * x + 1, np.where(x < 2, (((x - 5) * x + 8) * x - 4) * -0.5, 0.0))
 
 
-def _triangle(x: float) -> float:
-    return max(0.0, 1 - abs(x))
+def _triangle(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.maximum(0.0, 1 - x)
 
 
-_FILTERS: dict[str, tuple[Callable[[float], float], float]] = {"bicubic": (_bicubic, 2.0), "bilinear": (_triangle, 1.0)}
+_FILTERS: dict[str, tuple[Callable[[NDArray[np.float64]], NDArray[np.float64]], float]] = {
+    "bicubic": (_bicubic, 2.0),
+    "bilinear": (_triangle, 1.0),
+}
 
 
 @lru_cache(maxsize=256)
@@ -136,16 +136,13 @@ def _weights(n: int, m: int, mode: Mode) -> tuple[NDArray[np.int64], NDArray[np.
     scale = n / m
     stretch = max(scale, 1.0)
     reach = support * stretch
-    first = np.zeros(m, np.int64)
-    weights = np.zeros((m, math.ceil(reach) * 2 + 1), np.int32)
-    for i in range(m):
-        centre = (i + 0.5) * scale
-        low, high = max(int(centre - reach + 0.5), 0), min(int(centre + reach + 0.5), n)
-        w = np.array([filter_((j - centre + 0.5) / stretch) for j in range(low, high)])
-        w *= (1 << _BITS) / w.sum()
-        first[i] = low
-        weights[i, : high - low] = np.trunc(w + np.copysign(0.5, w)).astype(np.int32)
-    return first, weights
+    centre = (np.arange(m) + 0.5) * scale
+    first = np.maximum((centre - reach + 0.5).astype(np.int64), 0)
+    last = np.minimum((centre + reach + 0.5).astype(np.int64), n)
+    source = first[:, None] + np.arange(math.ceil(reach) * 2 + 1)
+    weights = filter_(np.abs(source - centre[:, None] + 0.5) / stretch) * (source < last[:, None])
+    weights *= (1 << _BITS) / weights.sum(1, keepdims=True)
+    return first, np.trunc(weights + np.copysign(0.5, weights)).astype(np.int32)
 
 
 @njit(cache=True, nogil=True)

@@ -6,16 +6,13 @@ run be compared with an undisturbed one. Nothing is pickled.
 """
 
 import contextlib
-import errno
 import io
 import json
-import math
 import os
-import secrets
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Literal
 
 import numpy as np
 import safetensors
@@ -26,139 +23,52 @@ from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from weakseg.data import _scoremaps
+from weakseg.data._files import (
+    TEMPORARY,
+    damaged,
+    read_bytes,
+    read_json,
+    remove_leftovers,
+    replacing,
+    safe_name,
+    write_bytes,
+    write_json,
+    write_text,
+)
 from weakseg.types import Instances, LabelMap, Outputs, ScoreMap, WeaksegError, check_label_map
 
-TEMPORARY = ".tmp-"
-"""Prefix of a file that is being written. What bears it is never an output."""
+__all__ = [
+    "SCORES_FOLDER",
+    "TEMPORARY",
+    "Kind",
+    "Store",
+    "colour",
+    "palette",
+    "read_bytes",
+    "read_instances",
+    "read_json",
+    "read_label_map",
+    "read_metadata",
+    "read_score_maps",
+    "read_tensors",
+    "remove_leftovers",
+    "replacing",
+    "safe_name",
+    "write_bytes",
+    "write_instances",
+    "write_json",
+    "write_label_map",
+    "write_score_maps",
+    "write_tensors",
+    "write_text",
+]
+
 SCORES_FOLDER = "scores"
 """Folder of a step that holds the score maps of all its keys, one file an id."""
 
 Kind = Literal["scores", "labels", "instances"]
 
 _SUFFIX: dict[Kind, str] = {"scores": ".npz", "labels": ".png", "instances": ".json"}
-_REDO = "delete the file and run the step again"
-
-
-# --- names and bytes ---
-
-
-def safe_name(name: str) -> str:
-    """Return `name` if it can be the stem of a file that stays in its folder.
-
-    Raises:
-        WeaksegError: it is empty, begins with a dot, or holds a slash, a backslash or NUL.
-
-    >>> safe_name("2007_000032")
-    '2007_000032'
-    """
-    if not name or name.startswith(".") or any(c in name for c in "/\\\0"):
-        raise WeaksegError(
-            f"{name!r} cannot name a file: a name is not empty, begins with no dot and holds no slash or backslash; "
-            "rename it"
-        )
-    return name
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A binary file that takes the place of `path` when the block ends well, and vanishes when it does not.
-
-    Raises:
-        WeaksegError: the system refuses (disk full, no permission ...); what stood at `path` is untouched.
-    """
-    path = Path(path)
-    temporary = path.parent / f"{TEMPORARY}{os.getpid()}-{secrets.token_hex(6)}"
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with open(temporary, "xb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise WeaksegError(f"{path} cannot be written: {_reason(error)}") from error
-
-
-def _reason(error: OSError) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "the disk is full; make room and start the same command again, finished files are kept"
-    return f"{error.strerror or error}; choose another folder or mend this one"
-
-
-def remove_leftovers(folder: Path) -> int:
-    """Remove the temporary files that killed processes left under `folder`; returns how many.
-
-    Call it only while no other process writes there (the run folder is locked).
-    """
-    found = [path for path in Path(folder).rglob(f"{TEMPORARY}*") if path.is_file()]
-    for path in found:
-        path.unlink(missing_ok=True)
-    return len(found)
-
-
-def write_bytes(path: Path, data: bytes) -> None:
-    """Write `data` to `path` atomically; raises WeaksegError if the system refuses."""
-    with replacing(path) as file:
-        file.write(data)
-
-
-def read_bytes(path: Path) -> bytes:
-    """All bytes of `path`; raises WeaksegError if it is missing or unreadable."""
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise WeaksegError(f"{path} cannot be read: {error.strerror or error}") from error
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path` atomically, UTF-8 with ``\\n``."""
-    write_bytes(path, text.encode())
-
-
-def _damaged(path: Path, what: str, error: BaseException) -> WeaksegError:
-    detail = str(error) or type(error).__name__
-    return WeaksegError(f"{path} is no readable {what} ({detail}); {_REDO}")
-
-
-# --- JSON ---
-
-
-def write_json(path: Path, obj: Any) -> None:
-    """Write `obj` as JSON, atomically.
-
-    Mappings keep their order, sets are sorted, paths become text, numpy and torch scalars become numbers and arrays
-    lists. A number that is not finite becomes null, for JSON has none.
-    """
-    write_text(path, json.dumps(_plain(obj), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def _plain(obj: Any) -> Any:
-    if isinstance(obj, Mapping):
-        return {str(key): _plain(value) for key, value in obj.items()}
-    if isinstance(obj, Tensor | np.ndarray | np.generic):
-        return _plain(obj.tolist())
-    if isinstance(obj, set | frozenset):
-        return [_plain(value) for value in sorted(obj)]
-    if isinstance(obj, list | tuple):
-        return [_plain(value) for value in obj]
-    if isinstance(obj, float) and not math.isfinite(obj):
-        return None
-    return obj.as_posix() if isinstance(obj, Path) else obj
-
-
-def read_json(path: Path) -> Any:
-    """The contents of a JSON file; raises WeaksegError if it is missing or damaged."""
-    try:
-        return json.loads(read_bytes(path))
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, WeaksegError):
-            raise
-        raise _damaged(path, "JSON file", error) from error
 
 
 # --- label maps ---
@@ -208,7 +118,7 @@ def read_label_map(path: Path, size: tuple[int, int] | None = None) -> LabelMap:
         with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
             mode, array = image.mode, np.array(image)
     except (*_scoremaps.DAMAGE, SyntaxError, Image.DecompressionBombError) as error:
-        raise _damaged(path, "PNG label map", error) from error
+        raise damaged(path, "PNG label map", error) from error
     if mode not in ("P", "L"):
         raise WeaksegError(f"{path} is a PNG of mode {mode}; a label map is a palette (P) or 8-bit grey (L) image")
     if size is not None and array.shape != tuple(size):
@@ -250,7 +160,7 @@ def read_score_maps(path: Path, keys: Sequence[str] | None = None) -> dict[str, 
         if not lacking:
             return _scoremaps.decode(data, keys)
     except _scoremaps.DAMAGED_ARCHIVE as error:
-        raise _damaged(path, "file of score maps", error) from error
+        raise damaged(path, "file of score maps", error) from error
     raise WeaksegError(f"{path} holds the score maps {', '.join(stored) or 'none'}, not {', '.join(lacking)}")
 
 
@@ -297,7 +207,7 @@ def read_instances(path: Path) -> Instances:
             boxes=torch.tensor(corners, dtype=torch.float32).reshape(-1, 4),
         )
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise _damaged(path, "file of instances", error) from error
+        raise damaged(path, "file of instances", error) from error
 
 
 # --- tensors ---
@@ -330,7 +240,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     try:
         return dict(safetensors.torch.load(read_bytes(path)))
     except (safetensors.SafetensorError, KeyError, TypeError, RuntimeError) as error:
-        raise _damaged(path, "safetensors file", error) from error
+        raise damaged(path, "safetensors file", error) from error
 
 
 def read_metadata(path: Path) -> dict[str, str]:
@@ -339,7 +249,7 @@ def read_metadata(path: Path) -> dict[str, str]:
         with safetensors.safe_open(path, "pt") as file:
             return dict(file.metadata() or {})
     except (safetensors.SafetensorError, OSError) as error:
-        raise _damaged(path, "safetensors file", error) from error
+        raise damaged(path, "safetensors file", error) from error
 
 
 # --- the outputs of a step ---

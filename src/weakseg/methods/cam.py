@@ -1,7 +1,7 @@
 """CAM: class activation maps of an image classifier, the seeds of every other method here.
 
-Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016, https://arxiv.org/abs/1512.04150, in the
-two set-ups of its descendants: ``resnet38`` of PSA (Ahn and Kwak, CVPR 2018; methods.md 2.1) and ``resnet50`` of IRN
+Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016,
+https://arxiv.org/abs/1512.04150, in the two set-ups of its descendants: ``resnet38`` of PSA (Ahn and Kwak, CVPR 2018; methods.md 2.1) and ``resnet50`` of IRN
 (Ahn et al., CVPR 2019; methods.md 2.2).
 Supervision: image tags. To reach on VOC 2012 train: 47.7 to 48.0 mIoU (ResNet38), 48.3 (ResNet50).
 """
@@ -39,8 +39,8 @@ from weakseg.types import (
 class Cam:
     """The classifier, its training and its multi-scale maps; the defaults are those of IRN (methods.md 2.2).
 
-    `score` makes ``full`` (K, H, W) and ``strided`` (K, ceil(H/4), ceil(W/4)) of the tagged classes, each map divided by
-    its own maximum, from one forward pass of each view.
+    `score` makes ``full`` (K, H, W) and ``strided`` (K, ceil(H/4), ceil(W/4)) of the tagged classes, each map divided
+    by its own maximum, from one forward pass of each view.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"tags"})
@@ -56,9 +56,7 @@ class Cam:
     new_factor: float = 10.0
     bias_factor: float | None = None  # PSA's family: 2, and no weight decay on biases
     weight_decay: float = 1e-4
-    momentum: float | None = (
-        None  # None: the weight decay, which the published code hands to SGD as momentum (sec. 1.2)
-    )
+    momentum: float | None = None  # None: the weight decay, as the published code has it (sec. 1.2)
     # network, sec. 1.2, 1.3 and 2.2
     dropout: float = 0.0
     detach_stage2: bool = True  # only what follows the stride-8 features learns
@@ -113,7 +111,7 @@ class Cam:
         full = merge_psa(views, sample.size) if self.merge == "psa" else merge_irn(views, sample.size)
         maps = {"full": full, "strided": merge_strided(views, sample.size)}
         ids = sample.present.to(full.device)
-        return {key: ScoreMap(ids, _contiguous(max_normalise(m)), sample.size) for key, m in maps.items()}
+        return {key: ScoreMap(ids, max_normalise(m), sample.size) for key, m in maps.items()}
 
     def classify(self, model: CamNet, sample: Sample) -> Tensor:
         """float (C,), logits of the photograph at its own size: what the tags' mean average precision is taken of."""
@@ -142,10 +140,6 @@ def _scaled(sample: Sample, scale: float) -> Tensor:
         return image
     height, width = sample.size
     return resize_image(image, (max(1, round(scale * height)), max(1, round(scale * width))))
-
-
-def _contiguous(maps: Tensor) -> Tensor:
-    return maps.contiguous()
 
 
 METHODS = {

@@ -64,7 +64,7 @@ class CamNet(nn.Module):
 
     def new_parameters(self) -> list[nn.Parameter]:
         """Parameters that no pre-training has touched: they learn at a higher rate."""
-        return [self.classifier.weight]
+        return list(self.classifier.parameters())
 
     @property
     def device(self) -> torch.device:

@@ -25,7 +25,7 @@ from weakseg.types import ScoreMap
 LEVELS = 1023
 """Steps between the minimum and the maximum of a map: a value is off by at most range / (2 LEVELS) = 4.9e-4 range."""
 EFFORT = 3
-"""zlib's level: 19 times smaller than float32 in 8 ms on real activation maps; 1 gives 17 in 6 ms, 6 gives 23 in 17."""
+"""zlib's level. On activation maps of 2x240x320: 3 packs 19 times in 8 ms, 1 packs 17 in 6, 6 packs 23 in 17."""
 DAMAGE = (OSError, EOFError, KeyError, ValueError, NotImplementedError, MemoryError, OverflowError)
 """What reading a damaged archive may raise, beside `zipfile.BadZipFile`, `zlib.error` and `struct.error`."""
 DAMAGED_ARCHIVE = (*DAMAGE, zipfile.BadZipFile, zlib.error, struct.error)

@@ -63,7 +63,7 @@ class FeatureNet(nn.Module):
     def freeze_until(self, index: int) -> None:
         """Fix every parameter that feature map `index` depends on.
 
-        The gradient then stops there, exactly as if that map were detached, and autograd records nothing of the part below.
+        The gradient then stops there, as if that map were detached, and autograd records nothing of what lies below.
         """
         for parameter in _ancestors(self, index):
             parameter.requires_grad_(False)

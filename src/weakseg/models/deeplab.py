@@ -1,135 +1,158 @@
-"""DeepLab heads on any backbone: V1 (1x1 or LargeFOV), V2 (ASPP, four branches summed), V3+ (ASPP and decoder)."""
+"""Segmentation networks: DeepLab's heads on any backbone (methods.md 10).
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple, TypeAlias
+V1: Chen et al., ICLR 2015, https://arxiv.org/abs/1412.7062; V2: Chen et al., PAMI 2018, https://arxiv.org/abs/1606.00915;
+V3+: Chen et al., ECCV 2018, https://arxiv.org/abs/1802.02611. V3+ here is a lean one of our own: separable convolutions and
+GroupNorm, because batches are small.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import interpolate
 
 from weakseg.models.backbones import FeatureNet
+from weakseg.types import WeaksegError
 
-HeadName: TypeAlias = Literal["conv1x1", "largefov", "aspp", "v3plus"]
-
-
-class SegmentationOutput(NamedTuple):
-    """What the network returns.
-
-    Attributes:
-        features: float (B, D, h, w), the backbone's last map.
-        logits: float (B, C + 1, h', w'), channel 0 = background, at the head's own resolution.
-    """
-
-    features: Tensor
-    logits: Tensor
+HeadName = Literal["conv1x1", "largefov", "aspp", "v3plus"]
 
 
 class DeepLab(nn.Module):
-    """Normalised images in, features and logits out (methods.md 10).
+    """Normalised images in, logits of background and C classes out, at the resolution of the head.
 
     Args:
         backbone: the feature extractor.
-        head: see `build_head`.
+        num_classes: C, foreground classes.
+        head: ``conv1x1`` and ``largefov`` (V1), ``aspp`` (V2), ``v3plus``.
+        rates: dilations of the head's 3x3 convolutions, in feature pixels; None = the paper's.
+        channels: inner width of ``v3plus``.
 
     Attributes:
         normalise: uint8 RGB image -> the network's input.
     """
 
-    def __init__(self, backbone: FeatureNet, head: nn.Module) -> None:
+    def __init__(
+        self,
+        backbone: FeatureNet,
+        num_classes: int,
+        head: HeadName = "aspp",
+        rates: Sequence[int] | None = None,
+        channels: int = 256,
+    ) -> None:
         super().__init__()
+        if head not in RATES:
+            raise WeaksegError(f"there is no DeepLab head {head!r}; there are {', '.join(RATES)}")
         self.backbone = backbone
-        self.head = head
         self.normalise = backbone.normalise
+        rates = tuple(RATES[head] if rates is None else rates)
+        self.head = _HEADS[head](backbone, num_classes + 1, rates, channels)
 
-    def forward(self, images: Tensor) -> SegmentationOutput:
-        """Features and logits of normalised images (B, 3, H, W)."""
-        maps = self.backbone(images)
-        return SegmentationOutput(maps[-1], self.head(maps))
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits float (B, C + 1, h, w): the backbone's output stride, or 4 for V3+."""
+        return self.head(self.backbone(images))
 
     def new_parameters(self) -> list[nn.Parameter]:
-        """The head: it learns at a higher rate."""
+        """The head's."""
         return list(self.head.parameters())
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.head.parameters()).device
 
-def build_head(name: HeadName, backbone: FeatureNet, channels: int, *, rates: Sequence[int], width: int) -> nn.Module:
-    """The head `name` for `channels` = C + 1 outputs.
+
+class SummedConvs(nn.Module):
+    """3x3 convolutions of several dilations to the classes, summed: V2's ASPP; with one dilation V1's LargeFOV.
 
     Args:
-        name: ``conv1x1``: one 1x1 convolution; ``largefov``: one 3x3 with dilation 12; ``aspp``: four 3x3 with `rates`,
-            bias, N(0, 0.01), summed; ``v3plus``: `V3PlusHead`.
-        backbone: whose maps it reads.
-        channels: C + 1.
-        rates: dilations of the parallel branches.
-        width: channels inside ``v3plus``.
+        inputs: channels of the last feature map.
+        outputs: C + 1.
+        rates: dilations; 0 stands for a 1x1 convolution.
     """
-    depth = backbone.channels[-1]
-    if name == "conv1x1":
-        return SummedHead(depth, channels, kernel=1, rates=(1,))
-    if name == "largefov":
-        return SummedHead(depth, channels, kernel=3, rates=(12,))
-    if name == "aspp":
-        return SummedHead(depth, channels, kernel=3, rates=rates)
-    skip = backbone.stage(stride=4)
-    return V3PlusHead(depth, channels, skip, backbone.channels[skip], rates=rates, width=width)
 
-
-class SummedHead(nn.Module):
-    """Parallel dilated convolutions from the last map to the logits, summed (V1 with one branch, V2 with four)."""
-
-    def __init__(self, depth: int, channels: int, *, kernel: int, rates: Sequence[int]) -> None:
+    def __init__(self, inputs: int, outputs: int, rates: Sequence[int]) -> None:
         super().__init__()
-        self.branches = nn.ModuleList(
-            nn.Conv2d(depth, channels, kernel, padding=rate * (kernel // 2), dilation=rate) for rate in rates
-        )
+        self.branches = nn.ModuleList(_dilated(inputs, outputs, rate) for rate in rates)
         for branch in self.branches:
-            assert isinstance(branch, nn.Conv2d)
-            nn.init.normal_(branch.weight, std=0.01)
-            if branch.bias is not None:
-                nn.init.zeros_(branch.bias)
+            nn.init.normal_(branch.weight, mean=0.0, std=0.01)
+            nn.init.zeros_(branch.bias)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Logits (B, C + 1, h, w) at the output stride."""
+        """Logits (B, C + 1, h, w) from the last of the backbone's maps."""
         return torch.stack([branch(maps[-1]) for branch in self.branches]).sum(dim=0)
 
 
 class V3PlusHead(nn.Module):
-    """DeepLab V3+: pooled ASPP with separable convolutions, then a decoder that adds the stride-4 map.
+    """ASPP with image pooling, then a decoder that adds the stride-4 features.
 
-    Normalised by GroupNorm, so that small batches, parts of batches and single photographs give the same answer.
+    Args:
+        backbone: tells the channels of its maps.
+        outputs: C + 1.
+        rates: dilations of the separable 3x3 convolutions beside the 1x1 one and the pooled one.
+        channels: inner width.
+        skip_channels: width of the stride-4 features in the decoder; 48 in the paper.
     """
 
     def __init__(
-        self, depth: int, channels: int, skip: int, skip_depth: int, *, rates: Sequence[int], width: int
+        self, backbone: FeatureNet, outputs: int, rates: Sequence[int], channels: int, skip_channels: int = 48
     ) -> None:
         super().__init__()
-        self.skip = skip
-        self.point = _block(depth, width, 1)
-        self.atrous = nn.ModuleList(_separable(depth, width, rate) for rate in rates)
-        self.pool = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(depth, width, 1), nn.ReLU())
-        self.project = _block(width * (2 + len(rates)), width, 1)
-        self.low = _block(skip_depth, width // 4, 1)
-        self.decode = nn.Sequential(_separable(width + width // 4, width, 1), nn.Dropout2d(0.1))
-        self.classify = nn.Conv2d(width, channels, 1)
-        nn.init.normal_(self.classify.weight, std=0.01)
-        nn.init.zeros_(self.classify.bias)  # type: ignore[arg-type]
+        deep, self.fine = backbone.channels[-1], backbone.stage(stride=4)
+        self.branches = nn.ModuleList([_block(deep, channels), *(_separable(deep, channels, r) for r in rates)])
+        self.pooled = _block(deep, channels)
+        self.project = _block(channels * (len(rates) + 2), channels)
+        self.skip = _block(backbone.channels[self.fine], skip_channels)
+        self.decode = nn.Sequential(_separable(channels + skip_channels, channels), _separable(channels, channels))
+        self.classify = nn.Conv2d(channels, outputs, kernel_size=1)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        """Logits (B, C + 1, h4, w4) at stride 4."""
-        deep = maps[-1]
-        pooled = self.pool(deep).expand(-1, -1, *deep.shape[-2:])
-        context = self.project(torch.cat([self.point(deep), *(b(deep) for b in self.atrous), pooled], dim=1))
-        low = self.low(maps[self.skip])
-        up = F.interpolate(context, size=low.shape[-2:], mode="bilinear", align_corners=False)
-        return self.classify(self.decode(torch.cat([up, low], dim=1)))
+        """Logits (B, C + 1, ~H/4, ~W/4)."""
+        deep, fine = maps[-1], maps[self.fine]
+        context = self.pooled(deep.mean(dim=(2, 3), keepdim=True)).expand(-1, -1, *deep.shape[2:])
+        pyramid = self.project(torch.cat([*(branch(deep) for branch in self.branches), context], dim=1))
+        upsampled = interpolate(pyramid, fine.shape[2:], mode="bilinear", align_corners=False)
+        return self.classify(self.decode(torch.cat([upsampled, self.skip(fine)], dim=1)))
 
 
-def _block(inputs: int, outputs: int, kernel: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False), nn.GroupNorm(8, outputs), nn.ReLU()
-    )
+RATES: dict[str, tuple[int, ...]] = {
+    "conv1x1": (0,),
+    "largefov": (12,),
+    "aspp": (6, 12, 18, 24),
+    "v3plus": (6, 12, 18),  # at output stride 16; double them at 8
+}
+"""The papers' dilations, by head."""
 
 
-def _separable(inputs: int, outputs: int, rate: int) -> nn.Sequential:
-    """Depthwise 3x3 with dilation, then 1x1."""
+def _summed(backbone: FeatureNet, outputs: int, rates: Sequence[int], channels: int) -> nn.Module:
+    return SummedConvs(backbone.channels[-1], outputs, rates)
+
+
+_HEADS: dict[str, Callable[[FeatureNet, int, Sequence[int], int], nn.Module]] = {
+    "conv1x1": _summed,
+    "largefov": _summed,
+    "aspp": _summed,
+    "v3plus": V3PlusHead,
+}
+
+
+def _dilated(inputs: int, outputs: int, rate: int) -> nn.Conv2d:
+    if rate == 0:
+        return nn.Conv2d(inputs, outputs, kernel_size=1)
+    return nn.Conv2d(inputs, outputs, kernel_size=3, padding=rate, dilation=rate)
+
+
+def _block(inputs: int, outputs: int) -> nn.Sequential:
+    """1x1 convolution, GroupNorm, ReLU."""
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=False), _norm(outputs), nn.ReLU(inplace=True))
+
+
+def _separable(inputs: int, outputs: int, rate: int = 1) -> nn.Sequential:
+    """Depthwise 3x3 convolution, then `_block`."""
     depthwise = nn.Conv2d(inputs, inputs, 3, padding=rate, dilation=rate, groups=inputs, bias=False)
-    return nn.Sequential(depthwise, *_block(inputs, outputs, 1))
+    return nn.Sequential(depthwise, *_block(inputs, outputs))
+
+
+def _norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(math.gcd(16, channels), channels)

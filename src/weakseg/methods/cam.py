@@ -2,8 +2,7 @@
 
 Zhou et al., "Learning Deep Features for Discriminative Localization", CVPR 2016,
 https://arxiv.org/abs/1512.04150, in the two set-ups of its descendants: ``resnet38`` of PSA (Ahn and Kwak, CVPR 2018;
-methods.md 2.1) and ``resnet50`` of IRN
-(Ahn et al., CVPR 2019; methods.md 2.2).
+methods.md 2.1) and ``resnet50`` of IRN (Ahn et al., CVPR 2019; methods.md 2.2).
 Supervision: image tags. To reach on VOC 2012 train: 47.7 to 48.0 mIoU (ResNet38), 48.3 (ResNet50).
 """
 

@@ -242,7 +242,7 @@ def _ancestors(model: FeatureNet, index: int) -> list[nn.Parameter]:
     if not parameters:
         return []
     training = model.training
-    image = torch.zeros(1, 3, 64, 64, device=parameters[0].device)
+    image = parameters[0].new_zeros(1, 3, 64, 64)
     with torch.enable_grad():
         out = model.eval()(image)[index].sum()
     model.train(training)

@@ -1,8 +1,8 @@
 """Segmentation networks: DeepLab's heads on any backbone (methods.md 10).
 
 V1: Chen et al., ICLR 2015, https://arxiv.org/abs/1412.7062; V2: Chen et al., PAMI 2018, https://arxiv.org/abs/1606.00915;
-V3+: Chen et al., ECCV 2018, https://arxiv.org/abs/1802.02611. V3+ here is a lean one of our own: separable convolutions and
-GroupNorm, because batches are small.
+V3+: Chen et al., ECCV 2018, https://arxiv.org/abs/1802.02611. V3+ here is a lean one of our own: separable convolutions
+and GroupNorm, because batches are small.
 """
 
 import math
@@ -75,9 +75,6 @@ class SummedConvs(nn.Module):
     def __init__(self, inputs: int, outputs: int, rates: Sequence[int]) -> None:
         super().__init__()
         self.branches = nn.ModuleList(_dilated(inputs, outputs, rate) for rate in rates)
-        for branch in self.branches:
-            nn.init.normal_(branch.weight, mean=0.0, std=0.01)
-            nn.init.zeros_(branch.bias)
 
     def forward(self, maps: Sequence[Tensor]) -> Tensor:
         """Logits (B, C + 1, h, w) from the last of the backbone's maps."""
@@ -138,9 +135,12 @@ _HEADS: dict[str, Callable[[FeatureNet, int, Sequence[int], int], nn.Module]] = 
 
 
 def _dilated(inputs: int, outputs: int, rate: int) -> nn.Conv2d:
-    if rate == 0:
-        return nn.Conv2d(inputs, outputs, kernel_size=1)
-    return nn.Conv2d(inputs, outputs, kernel_size=3, padding=rate, dilation=rate)
+    kernel, dilation = (3, rate) if rate else (1, 1)
+    convolution = nn.Conv2d(inputs, outputs, kernel, padding=rate, dilation=dilation)
+    nn.init.normal_(convolution.weight, mean=0.0, std=0.01)  # V2's initialisation
+    if convolution.bias is not None:
+        nn.init.zeros_(convolution.bias)
+    return convolution
 
 
 def _block(inputs: int, outputs: int) -> nn.Sequential:

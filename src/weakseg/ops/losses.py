@@ -71,8 +71,9 @@ def balanced_cross_entropy(logits: Tensor, labels: Tensor, *, half: bool = True)
 
 
 def _pixel_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """float (B, h, w), zero where ignored. In float32 whatever the precision of the network."""
-    return _nll(logits.float(), labels.long(), ignore_index=IGNORE, reduction="none")
+    """float (B, h, w), zero where ignored; in float32 at least, whatever the precision of the network."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return _nll(logits, labels.long(), ignore_index=IGNORE, reduction="none")
 
 
 def _masked_mean(loss: Tensor, mask: Tensor) -> Tensor:

@@ -1,0 +1,81 @@
+"""Label maps against loops over pixels."""
+
+import numpy as np
+import pytest
+import torch
+
+from weakseg.ops.labels import box_fill, local_labels, merge, resized_scores, threshold
+from weakseg.types import ScoreMap, WeaksegError
+
+
+def u8(x) -> torch.Tensor:
+    return torch.as_tensor(x, dtype=torch.uint8)
+
+
+def test_threshold_equals_a_loop():
+    torch.manual_seed(0)
+    maps = ScoreMap(u8([7, 3]), torch.rand(2, 6, 5), (6, 5))
+    out = threshold(maps, 0.6)
+    for y, x in np.ndindex(6, 5):
+        best = max(range(2), key=lambda k: float(maps.scores[k, y, x]))
+        expected = int(maps.ids[best]) if float(maps.scores[best, y, x]) > 0.6 else 0
+        assert int(out[y, x]) == expected
+    assert set(out.unique().tolist()) == {0, 3, 7}
+
+
+def test_ties_go_to_background_then_to_the_first():
+    maps = ScoreMap(u8([7, 3]), torch.tensor([[[0.5, 0.2]], [[0.5, 0.2]]]), (1, 2))
+    assert threshold(maps, 0.2).tolist() == [[7, 0]]
+
+
+def test_threshold_resizes_and_handles_no_class():
+    maps = ScoreMap(u8([4]), torch.ones(1, 2, 2), (5, 9))
+    assert threshold(maps, 0.3).tolist() == [[4] * 9] * 5
+    assert threshold(maps, 0.3, (2, 3)).shape == (2, 3)
+    empty = ScoreMap(u8([]), torch.zeros(0, 2, 2), (5, 9))
+    assert threshold(empty, 0.3).tolist() == [[0] * 9] * 5
+    assert threshold(empty, 0.3).dtype == torch.uint8
+    assert resized_scores(empty).shape == (0, 5, 9)
+
+
+def test_a_background_map_is_refused():
+    with pytest.raises(WeaksegError, match="argmax"):
+        threshold(ScoreMap(u8([0, 1]), torch.ones(2, 1, 1), (1, 1)), 0.2)
+
+
+def test_merge():
+    base, over = u8([[1, 2, 255, 255]]), u8([[255, 0, 255, 3]])
+    assert merge(base, over).tolist() == [[1, 0, 255, 3]]
+    assert base.tolist() == [[1, 2, 255, 255]]
+    with pytest.raises(ValueError, match="photograph"):
+        merge(base, u8([[1]]))
+
+
+def test_box_fill_equals_a_loop_of_the_smallest_box():
+    g = torch.Generator().manual_seed(1)
+    corners = torch.randint(0, 12, (6, 2), generator=g).float()
+    sides = torch.randint(1, 9, (6, 2), generator=g).float() + torch.arange(6)[:, None] / 16  # no two areas equal
+    boxes, labels = torch.cat([corners, corners + sides], dim=1).round(), torch.arange(1, 7)
+    area = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).tolist()
+    out = box_fill(boxes, labels, (10, 14))
+    for y, x in np.ndindex(10, 14):
+        inside = [
+            k for k, (left, top, right, bottom) in enumerate(boxes.tolist()) if left <= x < right and top <= y < bottom
+        ]
+        smallest = {int(labels[k]) for k in inside if area[k] == min(area[j] for j in inside)} or {0}
+        assert int(out[y, x]) in smallest
+
+
+def test_box_fill_outside_and_none():
+    outside = torch.tensor([[-5.0, -5.0, 2.0, 1.0], [30.0, 30.0, 40.0, 40.0], [-9.0, 0.0, -3.0, 2.0]])
+    assert box_fill(outside, torch.tensor([1, 2, 3]), (2, 4)).tolist() == [[1, 1, 0, 0], [0, 0, 0, 0]]
+    assert not box_fill(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), (2, 4)).any()
+
+
+def test_local_labels_round_trip():
+    labels = u8(np.random.default_rng(0).choice([0, 17, 200, 255], (8, 8)))
+    ids, local = local_labels(labels)
+    valid = labels != 255
+    assert ids.tolist() == [0, 17, 200]
+    assert (local[~valid] == 255).all()
+    assert (ids[local[valid].long()] == labels[valid]).all()

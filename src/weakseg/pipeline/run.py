@@ -4,7 +4,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,7 @@ class Chain:
     models: dict[str, nn.Module] = field(default_factory=dict)
 
     def view(self, planned: Planned, ids: tuple[str, ...]) -> View:
-        """What the step may see of `ids`."""
+        """What the step may see of `ids` to learn or to refine."""
         needs = frozenset(getattr(planned.step.method, "needs", ()))
         return View(
             dataset=self.dataset,
@@ -80,6 +80,10 @@ class Chain:
             truth="mask" in needs and not planned.step.evaluates,
             need_tags="tags" in needs,
         )
+
+    def photographs(self, ids: tuple[str, ...]) -> View:
+        """What a segmentation network may see of `ids` to predict: the photographs alone."""
+        return View(dataset=self.dataset, ids=ids, need_tags=False)
 
     def model(self, name: str) -> nn.Module:
         """The fitted network of step `name`, on the device, for inference."""
@@ -234,9 +238,10 @@ def _map(chain: Chain, planned: Planned) -> dict[str, Any]:
         made = verb(model, sample)
         return made if isinstance(made, Mapping) else {planned.step.writes[0]: made}
 
+    predicts = hasattr(method, "predict")
     infer.map_samples(
         apply,
-        chain.view(planned, planned.ids),
+        chain.photographs(planned.ids) if predicts else chain.view(planned, planned.ids),
         store,
         workers=options.workers,
         threads=1 if model is not None else options.cores,
@@ -268,7 +273,7 @@ def _evaluate(chain: Chain, planned: Planned) -> None:
             "headline": [list(row) for row in outcome.headline],
             "of": f"{inputs[0].step}/{inputs[0].key}" if inputs else name,
             "result": outcome.result,
-            "findings": [f.__dict__ if hasattr(f, "__dict__") else f._asdict() for f in outcome.findings],
+            "findings": [asdict(f) for f in outcome.findings],
         },
     )
 

@@ -32,7 +32,7 @@ def estimate(
         work, seconds, time; ``seconds`` and ``time`` of all that is to do.
     """
     costs: dict[str, float] = {}
-    rows = []
+    rows: list[dict[str, Any]] = []
     for seed, planned in plans.items():
         for p in planned:
             state = _state(p, runs)
@@ -59,7 +59,7 @@ def _state(planned: Planned, runs: Sequence[Path]) -> str:
     if planned.done:
         return "done"
     matches = (f.parent for run in runs for f in run.glob("seed-*/steps/*/done.json"))
-    if any(done_fingerprint(folder) == planned.fingerprint for folder in matches):
+    if planned.fingerprint in {done_fingerprint(folder) for folder in matches}:
         return "reused"
     return "half done" if (planned.folder / "plan.json").is_file() else "to do"
 

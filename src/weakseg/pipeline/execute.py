@@ -9,6 +9,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from weakseg.data.dataset import Dataset
+from weakseg.data.store import remove_leftovers
 from weakseg.models.weights import backbone_from_file
 from weakseg.pipeline import book
 from weakseg.pipeline.plan import Lists, Planned, plan
@@ -47,6 +48,7 @@ def run_recipe(
     """
     plans = plan_seeds(recipe, dataset, out, seeds=seeds, lists=lists, options=options)
     with locked(out):
+        remove_leftovers(out)
         for seed, planned in plans.items():
             settle(planned, out / f"seed-{seed}", overwrite=overwrite)
         chains, findings = [], []

@@ -157,6 +157,8 @@ def link_tree(source: Path, target: Path) -> None:
 def link_file(source: Path, target: Path) -> None:
     """One hard link, or a copy where the file system cannot; an older file of that name is replaced."""
     target.parent.mkdir(parents=True, exist_ok=True)
+    if target.is_file() and target.samefile(source):
+        return  # renaming one name of a file to another of its names would leave both
     temporary = target.with_name(f".tmp-{target.name}")
     temporary.unlink(missing_ok=True)
     try:

@@ -28,6 +28,7 @@ from weakseg._checkpoint import load_checkpoint, load_weights_strictly, read_sta
 from weakseg._devices import processes, resolve_device
 from weakseg._journal import Journal, Standing
 from weakseg._optimisation import Plan, build_optimiser, make_plan, rate
+from weakseg._precision import mixed_forward
 from weakseg.data.collate import collate, sample_generator
 from weakseg.data.store import read_json, read_tensors, write_json, write_tensors
 from weakseg.data.transforms import Transform, build
@@ -125,7 +126,7 @@ class _Objective(nn.Module):
         self.method, self.network = method, network
 
     def forward(self, batch: Batch, step: Step) -> dict[str, Tensor]:
-        """Losses by name, float32. Mixed precision ends at the network's door (`_mixed`): equations are float32."""
+        """Losses by name, float32. Mixed precision ends at the network's door (`mixed_forward`): equations are float32."""
         with torch.autocast(batch.images.device.type, enabled=False):
             losses = self.method.objective(self.network, batch, step)
         return {name: loss.float() for name, loss in losses.items()}
@@ -152,7 +153,7 @@ class _Loop:
         self.checkpoint = out / "checkpoint.safetensors"
         if self.checkpoint.is_file():
             self._restore()
-        self.mixed = _mixed(model, device, precision) if precision != "no" else nullcontext()
+        self.mixed = mixed_forward(model, device, precision) if precision != "no" else nullcontext()
         self.mixed.__enter__()
         self.objective, self.optimiser = self.accelerator.prepare(_Objective(method, model), optimiser)
         self.skipped = 0
@@ -329,38 +330,6 @@ def _configuration(method: Learner, view: View, seed: int, precision: str) -> di
 def _largest(gradients: list[Tensor]) -> Tensor:
     """float32 (1,), the largest absolute entry; nan or inf if there is one."""
     return torch.nn.utils.get_total_norm(gradients, norm_type=float("inf")).float().reshape(1)
-
-
-@contextmanager
-def _mixed(model: nn.Module, device: torch.device, precision: str) -> Iterator[None]:
-    """While it lasts, calling `model` computes in half precision and returns float32."""
-    forward, dtype = model.forward, torch.bfloat16 if precision == "bf16" else torch.float16
-
-    def mixed(*args: Any, **kwargs: Any) -> Any:
-        with torch.autocast(device.type, dtype=dtype):
-            made = forward(*args, **kwargs)
-        return _float32(made)
-
-    model.forward = mixed
-    try:
-        yield
-    finally:
-        del model.forward
-
-
-def _float32(made: Any) -> Any:
-    """The same structure of tuples, lists, mappings and dataclasses with floating tensors as float32."""
-    if isinstance(made, Tensor):
-        return made.float() if made.is_floating_point() else made
-    if isinstance(made, tuple) and hasattr(made, "_fields"):
-        return type(made)(*map(_float32, made))
-    if isinstance(made, list | tuple):
-        return type(made)(map(_float32, made))
-    if isinstance(made, Mapping):
-        return {key: _float32(value) for key, value in made.items()}
-    if dataclasses.is_dataclass(made) and not isinstance(made, type):
-        return dataclasses.replace(made, **{f.name: _float32(getattr(made, f.name)) for f in dataclasses.fields(made)})
-    return made
 
 
 @contextmanager

@@ -126,7 +126,7 @@ class _Objective(nn.Module):
         self.method, self.network = method, network
 
     def forward(self, batch: Batch, step: Step) -> dict[str, Tensor]:
-        """Losses by name, float32. Mixed precision ends at the network's door (`mixed_forward`): equations are float32."""
+        """Losses by name, float32. Half precision ends at the network's door (`mixed_forward`)."""
         with torch.autocast(batch.images.device.type, enabled=False):
             losses = self.method.objective(self.network, batch, step)
         return {name: loss.float() for name, loss in losses.items()}

@@ -72,10 +72,11 @@ def run(
     from weakseg.data.dataset import open_dataset
     from weakseg.pipeline.execute import with_weights
     from weakseg.pipeline.plan import Lists
-    from weakseg.pipeline.recipe import override, read_recipe
+    from weakseg.pipeline.recipe import override, read_recipe, resolve
     from weakseg.pipeline.run import Options
 
     chosen = override(with_weights(override(read_recipe(recipe), _only_backbone(set)), _path(weights)), set)
+    resolve(chosen)  # a wrong key is said before the data set is read
     dataset = open_dataset(data, layout=layout, classes=classes, tags_from=tags_from)
     options = Options(device=device, workers=workers, precision=precision, progress=progress, tensorboard=tensorboard)
     lists = Lists(train_list, val_list)

@@ -14,7 +14,7 @@ $(STAMP): pyproject.toml constraints.txt
 	.venv/bin/uv pip install --quiet --python $(PY) --constraint constraints.txt --editable ".[dev]"
 	touch $(STAMP)
 
-demo: setup  ## tags -> seeds -> masks -> network on the embedded data set, below two minutes
+demo: setup  ## tags -> seeds -> masks -> network on the embedded data set
 	.venv/bin/weakseg demo --out runs/demo
 
 check: setup lint  ## the fast loop: format, lint, types, import rule, fast tests

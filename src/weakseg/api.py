@@ -92,7 +92,7 @@ def demo(
     progress: bool = True,
     say: Say = _tell,
 ) -> dict[str, Any]:
-    """The main job on the embedded data set, from scratch, in less than two minutes on two cores.
+    """The main job on the embedded data set, from scratch, in a few minutes on two cores.
 
     Args:
         out: folder for the scenes and the run.

@@ -49,9 +49,7 @@ def _help(text: str, example: str) -> str:
 
 
 @app.command(
-    help=_help(
-        "The main job on generated scenes, from scratch, in less than two minutes.", "weakseg demo --out runs/demo"
-    )
+    help=_help("The main job on generated scenes, from scratch, in a few minutes.", "weakseg demo --out runs/demo")
 )
 def demo(
     out: Out = Path("runs/demo"),

@@ -1,6 +1,5 @@
 """The verbs: each is one public function, and the command line calls it with the same argument names."""
 
-import json
 import os
 import platform
 import shlex
@@ -70,12 +69,11 @@ def run(
         WeaksegError: one sentence about what came, what was wanted and what to do.
     """
     from weakseg.data.dataset import open_dataset
-    from weakseg.pipeline.execute import with_weights
     from weakseg.pipeline.plan import Lists
-    from weakseg.pipeline.recipe import override, read_recipe, resolve
+    from weakseg.pipeline.recipe import resolve
     from weakseg.pipeline.run import Options
 
-    chosen = override(with_weights(override(read_recipe(recipe), _only_backbone(set)), _path(weights)), set)
+    chosen = _chosen(recipe, set, weights)
     resolve(chosen)  # a wrong key is said before the data set is read
     dataset = open_dataset(data, layout=layout, classes=classes, tags_from=tags_from)
     options = Options(device=device, workers=workers, precision=precision, progress=progress, tensorboard=tensorboard)
@@ -142,20 +140,20 @@ def label(
         ``{"labels": folder, "previews": folder, "photographs": n, "skipped": [...], "findings": [...]}``.
     """
     from weakseg.data.dataset import open_photos
-    from weakseg.pipeline.execute import run_recipe, with_weights
-    from weakseg.pipeline.labelling import labelling
+    from weakseg.pipeline.execute import run_recipe
+    from weakseg.pipeline.labelling import labelling, recipe_of
     from weakseg.pipeline.plan import Lists
-    from weakseg.pipeline.recipe import override, read_recipe
-    from weakseg.pipeline.run import Options
+    from weakseg.pipeline.recipe import override
+    from weakseg.pipeline.run import Options, link_file
     from weakseg.report.pictures import write_previews
 
     out = Path(out)
     if run is None:
-        chosen = override(with_weights(override(read_recipe(recipe), _only_backbone(set)), _path(weights)), set)
+        chosen = _chosen(recipe, set, weights)
         chosen, names = labelling(chosen), classes
     else:
         manifest = _manifest(Path(run))
-        chosen, names = labelling(override(_recipe_of(manifest), set), Path(run), manifest), manifest["classes"]
+        chosen, names = labelling(override(recipe_of(manifest), set), Path(run), manifest), manifest["classes"]
     dataset = open_photos(photos, classes=names, tags_csv=tags)
     for id in dataset.untagged:
         say(f"no row in {tags}: {id} is skipped")
@@ -170,8 +168,6 @@ def label(
         options=Options(device=device, workers=workers, progress=progress),
     )
     last = ran.chains[0].steps[str(chosen.labels)]
-    from weakseg.pipeline.run import link_file
-
     for id in last.ids:
         link_file(last.store.path(id, LABELS), out / "labels" / f"{id}.png")
     write_previews(dataset, last.store, last.ids, out / "labels" / "previews")
@@ -421,16 +417,18 @@ def _manifest(run: Path, seed: int = 0) -> dict[str, Any]:
     return dict(read_json(path))
 
 
-def _recipe_of(manifest: Mapping[str, Any]) -> Any:
-    from weakseg.pipeline.recipe import parse_recipe
-
-    return parse_recipe(json.dumps(manifest["recipe"]), manifest["recipe"]["name"])
-
-
 def _run_folder(run: Path) -> Path:
     if not any(run.glob("seed-*")):
         raise WeaksegError(f"{run} is no run folder: it holds no seed-0; give the --out of an earlier `weakseg run`")
     return run
+
+
+def _chosen(recipe: str | Path, set: Sequence[str] | Mapping[str, Any], weights: str | Path | None) -> Any:
+    """The recipe with its settings, and with the networks of the weights file."""
+    from weakseg.pipeline.execute import with_weights
+    from weakseg.pipeline.recipe import override, read_recipe
+
+    return override(with_weights(override(read_recipe(recipe), _only_backbone(set)), _path(weights)), set)
 
 
 def _only_backbone(settings: Sequence[str] | Mapping[str, Any]) -> Any:

@@ -10,13 +10,15 @@ import torch
 from torch import Tensor
 from torchvision import tv_tensors
 
+from weakseg._optimisation import make_plan
 from weakseg.data.collate import collate, sample_generator
 from weakseg.data.dataset import Dataset
 from weakseg.data.transforms import build
 from weakseg.infer import resolve_device
 from weakseg.pipeline.plan import Planned, done_fingerprint
 from weakseg.pipeline.run import Options
-from weakseg.types import Batch, Optimisation, Sample, ScoreMap, Step
+from weakseg.progress import duration
+from weakseg.types import Batch, Sample, ScoreMap, Step
 
 PROBES = 2
 """Photographs a mapping is timed on."""
@@ -48,11 +50,11 @@ def estimate(
                     "state": state,
                     "work": f"{work}{len(p.ids)} photographs",
                     "seconds": round(seconds, 1),
-                    "time": _duration(seconds),
+                    "time": duration(seconds),
                 }
             )
     total = sum(row["seconds"] for row in rows)
-    return {"steps": rows, "seconds": total, "time": _duration(total)}
+    return {"steps": rows, "seconds": total, "time": duration(total)}
 
 
 def _state(planned: Planned, runs: Sequence[Path]) -> str:
@@ -102,14 +104,7 @@ def _fitting(planned: Planned, model: Any, dataset: Dataset, device: torch.devic
         loss: Tensor = torch.stack(list(method.objective(model, batch, Step(0, 0, 1)).values())).sum()
         loss.backward()
         once = time.perf_counter() - began
-    return once * _steps(optimisation, len(planned.fit_ids), size)
-
-
-def _steps(optimisation: Optimisation, photographs: int, size: int) -> int:
-    if optimisation.iterations is not None:
-        return optimisation.iterations
-    phases = optimisation.phases or ((optimisation.epochs, optimisation.batch_size),)
-    return sum(epochs * max(1, photographs // max(1, min(batch, photographs))) for epochs, batch in phases)
+    return once * make_plan(optimisation, len(planned.fit_ids)).total
 
 
 def _stand_in(planned: Planned, sample: Sample) -> Sample:
@@ -127,9 +122,3 @@ def _stand_in(planned: Planned, sample: Sample) -> Sample:
         seeds={name: tv_tensors.Mask(labels) for name in planned.step.seeds},
         scores=dict.fromkeys(planned.step.scores, maps),
     )
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,5 +1,6 @@
 """The parts of a recipe on their own: its steps up to the pseudo-masks, and its network for new photographs."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -35,12 +36,14 @@ def labelling(recipe: Recipe, run: Path | None = None, manifest: Mapping[str, An
     return recipe.model_copy(update={"steps": tuple(steps), "predictions": None})
 
 
+def recipe_of(manifest: Mapping[str, Any]) -> Recipe:
+    """The recipe that an ended run followed."""
+    return parse_recipe(json.dumps(manifest["recipe"]), manifest["recipe"]["name"])
+
+
 def network_of(seed_folder: Path, manifest: Mapping[str, Any], step: str, device: str) -> tuple[Any, nn.Module]:
     """(method, fitted network) of step `step` of an ended run."""
-    import json
-
-    recipe = parse_recipe(json.dumps(manifest["recipe"]), manifest["recipe"]["name"])
-    resolved: Resolved = next(s for s in resolve(recipe) if s.name == step)
+    resolved: Resolved = next(s for s in resolve(recipe_of(manifest)) if s.name == step)
     folder = next(s["folder"] for s in manifest["steps"] if s["name"] == step)
     fit = seed_folder / folder / "fit"
     model = load_fitted(resolved.method, backbone_of(resolved), len(manifest["classes"]), fit, device)

@@ -83,7 +83,7 @@ def plan(
     """
     planned: dict[str, Planned] = {}
     for index, step in enumerate(steps, start=1):
-        if step.evaluates and not _has(step, dataset):
+        if step.evaluates and _lacking(step, dataset):
             continue
         _check_needs(step, dataset)
         fit_ids = lists.ids(dataset, step.spec.fit) if step.learns else ()
@@ -190,16 +190,15 @@ def _data_digest(dataset: Dataset, ids: tuple[str, ...], needs: frozenset[str]) 
 
 
 def _check_needs(step: Resolved, dataset: Dataset) -> None:
-    lacking = [NEEDS[n] for n in getattr(step.method, "needs", ()) if NEEDS[n] not in dataset.has]
-    if lacking:
+    if lacking := _lacking(step, dataset):
         raise WeaksegError(
             f"step {step.name} ({step.spec.method}) needs {' and '.join(lacking)}, which {dataset.root} does not have; "
             f"it has: {', '.join(sorted(dataset.has)) or 'photographs only'}"
         )
 
 
-def _has(step: Resolved, dataset: Dataset) -> bool:
-    return all(NEEDS[n] in dataset.has for n in getattr(step.method, "needs", ()))
+def _lacking(step: Resolved, dataset: Dataset) -> list[str]:
+    return [NEEDS[n] for n in getattr(step.method, "needs", ()) if NEEDS[n] not in dataset.has]
 
 
 def _plain(value: Any) -> Any:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models import ResNet50_Weights, resnet50
 
+from weakseg.models.folding import fold_norms
 from weakseg.models.weights import check_description, load_state, load_weights, near
 from weakseg.ops.image import normalise
 from weakseg.types import LATER, Backbone, Normaliser, WeaksegError
@@ -96,6 +97,7 @@ def build_backbone(backbone: Backbone, *, freeze_bn: bool = False, freeze_affine
             for parameter in module.parameters(recurse=False):
                 parameter.requires_grad_(False)
     model.freeze_bn = freeze_bn
+    fold_norms(model)
     return model.train()
 
 

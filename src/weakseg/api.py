@@ -35,7 +35,7 @@ def run(
     layout: str | None = None,
     classes: str | Path | None = None,
     tags_from: str | None = None,
-    workers: int = 2,
+    workers: int | None = None,
     precision: str = "no",
     tensorboard: bool = False,
     progress: bool = True,
@@ -56,7 +56,7 @@ def run(
         dry_run: plan only; the result holds the plan and the estimated time, nothing is written.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
         layout, classes, tags_from: how to read the data set (see `weakseg.data.dataset.open_dataset`).
-        workers: loader processes.
+        workers: loader processes; None = as suits the device (`weakseg.train.fit`).
         precision: ``no``, ``bf16`` or ``fp16`` training.
         tensorboard: also write its event files (needs the extra).
         progress: show bars with the time left.
@@ -118,7 +118,7 @@ def label(
     classes: str | Path | None = None,
     overwrite: bool = False,
     device: str = "auto",
-    workers: int = 2,
+    workers: int | None = None,
     progress: bool = True,
     say: Say = _tell,
 ) -> dict[str, Any]:
@@ -188,7 +188,7 @@ def predict(
     *,
     seed: int = 0,
     device: str = "auto",
-    workers: int = 2,
+    workers: int | None = None,
     progress: bool = True,
     say: Say = _tell,
 ) -> Path:
@@ -254,6 +254,64 @@ def evaluate(
     return evaluate_folders(
         Path(pred), Path(truth), classes=_path(classes), ignored_prediction=ignored_prediction, absent=absent
     )
+
+
+def results(
+    runs: str | Path | Sequence[str | Path],
+    out: str | Path = "results",
+    *,
+    name: str | None = None,
+    data: str | None = None,
+    overwrite: bool = False,
+    say: Say = _tell,
+) -> list[Path]:
+    """Write the numbers of runs as one JSON for each recipe, seed and training list, and the table of all of them.
+
+    Args:
+        runs: a run folder, or several; every seed that has ended is taken.
+        out: keeps the JSON files and ``table.md``, which is made from all that lie there.
+        name: row of the table instead of the recipe's name, for a run with settings of its own.
+        data: name of the data set instead of its folder's.
+        overwrite: replace files of the same name that tell of other settings.
+        say: receives one line a file.
+
+    Returns:
+        The files that were written, ``table.md`` last.
+
+    Raises:
+        WeaksegError: no ended seed; a file of the same name tells of other settings.
+    """
+    from weakseg.pipeline.results import write_results
+
+    several = [runs] if isinstance(runs, (str, Path)) else runs
+    written = [
+        path
+        for run in several
+        for path in write_results(Path(run), Path(out), name=name, data=data, overwrite=overwrite)
+    ]
+    written.append(table(out))
+    for path in written:
+        say(str(path))
+    return written
+
+
+def table(results: str | Path = "results") -> Path:
+    """Write ``table.md`` into a folder of results from the JSON files that lie there; its path."""
+    from weakseg.data.store import write_text
+    from weakseg.pipeline.results import read_results
+    from weakseg.report.table import markdown, rows
+
+    path = Path(results) / "table.md"
+    write_text(path, markdown(rows(read_results(Path(results)))))
+    return path
+
+
+def compare(runs: Sequence[str | Path]) -> list[dict[str, Any]]:
+    """One table over runs: recipes and settings as rows, their seeds together (see `weakseg.report.table.rows`)."""
+    from weakseg.pipeline.results import run_results
+    from weakseg.report.table import rows
+
+    return rows([record for run in runs for record in run_results(_run_folder(Path(run)))])
 
 
 def report(run: str | Path) -> Path:

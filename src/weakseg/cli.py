@@ -31,7 +31,10 @@ Weights = Annotated[
     Path | None, typer.Option("--weights", help="Weights file (its FILE.json beside it) instead of a download.")
 ]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
-Workers = Annotated[int, typer.Option("--workers", min=0, help="Loader processes.")]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", min=0, help="Loader processes; by default none on the CPU, one a core beside a GPU."),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Move steps of an older configuration aside.")]
 Progress = Annotated[bool, typer.Option("--progress/--no-progress", help="Bars with the time left.")]
 Layout = Annotated[str | None, typer.Option("--layout", help="voc, coco or folder; recognised by itself.")]
@@ -88,7 +91,7 @@ def run(
     layout: Layout = None,
     classes: Classes = None,
     tags_from: TagsFrom = None,
-    workers: Workers = 2,
+    workers: Workers = None,
     precision: Annotated[str, typer.Option("--precision", help="no, bf16 or fp16 training.")] = "no",
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write its event files.")] = False,
     progress: Progress = True,
@@ -130,7 +133,7 @@ def label(
     classes: Classes = None,
     overwrite: Overwrite = False,
     device: Device = "auto",
-    workers: Workers = 2,
+    workers: Workers = None,
     progress: Progress = True,
 ) -> None:
     """Pseudo-masks for one's own photographs."""
@@ -151,7 +154,7 @@ def predict(
     out: Out,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Which of the run's seeds.")] = 0,
     device: Device = "auto",
-    workers: Workers = 2,
+    workers: Workers = None,
     progress: Progress = True,
 ) -> None:
     """Segment photographs with the network of an ended run."""
@@ -192,6 +195,25 @@ def report(run: Annotated[Path, typer.Argument(help="Folder of an ended run.")])
     from weakseg import api
 
     print(api.report(run))
+
+
+@app.command(
+    help=_help(
+        "Write runs' numbers as JSON, one a seed, and the table made from all of them.",
+        "weakseg results runs/eps runs/cam --out results",
+    )
+)
+def results(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of ended runs.")],
+    out: Annotated[Path, typer.Option("--out", help="Keeps the JSON files and table.md.")] = Path("results"),
+    name: Annotated[str | None, typer.Option("--name", help="Row of the table instead of the recipe's name.")] = None,
+    data: Annotated[str | None, typer.Option("--data", help="Name of the data set instead of its folder's.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that tell of other settings.")] = False,
+) -> None:
+    """Write runs' numbers and the table of results."""
+    from weakseg import api
+
+    api.results(runs, out, name=name, data=data, overwrite=overwrite)
 
 
 @app.command(help=_help("Every method and recipe that ships.", "weakseg methods"))

@@ -55,6 +55,7 @@ def write_manifest(
             {
                 "name": p.name,
                 "method": p.step.spec.method,
+                "needs": sorted(getattr(p.step.method, "needs", ())),
                 "constants": constants(p.step.method),
                 "folder": p.folder.relative_to(out).as_posix(),
                 "fingerprint": p.fingerprint,
@@ -73,6 +74,7 @@ def write_manifest(
             "seed": chain.seed,
             "classes": list(chain.dataset.classes),
             "data": {
+                "name": chain.dataset.root.name,
                 "layout": chain.dataset.layout,
                 "tags_source": chain.dataset.tags_source,
                 "has": sorted(chain.dataset.has),

@@ -19,6 +19,11 @@ from torch import Tensor
 
 Mode = Literal["bicubic", "bilinear"]
 
+CAFFE_MEAN = (122.675 / 255, 116.669 / 255, 104.008 / 255)
+"""Mean colour that Caffe's networks subtract, RGB, of images scaled to 0-1 (methods.md 1.3)."""
+CAFFE_STD = (1 / 255, 1 / 255, 1 / 255)
+"""Those networks do not scale: their inputs are levels of 255."""
+
 _BITS = 22
 """Fraction bits of a weight: 32 minus 8 for the level minus 2 for what bicubic overshoots."""
 
@@ -36,6 +41,24 @@ def normalise(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Ten
     """
     scaled = image.to(torch.float32) / 255
     return (scaled - scaled.new_tensor(mean).view(-1, 1, 1)) / scaled.new_tensor(std).view(-1, 1, 1)
+
+
+def normalise_bgr(image: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """`normalise`, then the channels in the order blue, green, red: the input of networks that come from Caffe.
+
+    Args:
+        image: uint8 or float (..., 3, H, W), RGB 0-255.
+        mean: of the channels, RGB, for images scaled to 0-1; `CAFFE_MEAN` in Caffe's networks.
+        std: likewise; with `CAFFE_STD` the values stay levels of 255.
+
+    Returns:
+        float32 (..., 3, H, W), BGR.
+
+    >>> red = torch.tensor([255, 0, 0], dtype=torch.uint8).reshape(3, 1, 1)
+    >>> normalise_bgr(red, CAFFE_MEAN, CAFFE_STD).flatten()
+    tensor([-104.0080, -116.6690,  132.3250])
+    """
+    return normalise(image, mean, std).flip(-3)
 
 
 def resize_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:

@@ -29,8 +29,8 @@ def test_bad_input_is_one_sentence_and_no_traceback(tmp_path):
     (tmp_path / "weights.pth").write_bytes(b"not weights")
     cases = [
         (["run", "cam-crf-mobile", "--data", tmp_path / "empty", "--out", tmp_path / "o"], "photograph"),
-        (["run", "cam-crf-mobil", "--data", tmp_path, "--out", tmp_path / "o"], "did you mean cam-crf-mobile"),
-        (["run", "demo", "--data", tmp_path, "--out", tmp_path / "o", "--set", "cam.crp=3"], "did you mean crop"),
+        (["run", "cam-crf-mobil", "--data", tmp_path, "--out", tmp_path / "o"], "did you mean 'cam-crf-mobile'"),
+        (["run", "demo", "--data", tmp_path, "--out", tmp_path / "o", "--set", "cam.crp=3"], "did you mean 'crop'"),
         (
             ["run", "demo", "--data", tmp_path, "--out", tmp_path / "o", "--weights", tmp_path / "weights.pth"],
             "missing",

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from weakseg._words import duration
+
 LINE_SECONDS = 30.0
 """How often a job that writes to a file or a pipe says where it is."""
 
@@ -58,17 +60,3 @@ class _Lines:
         print(
             f"{self.label} {self.done}/{self.total}, {duration(left)} left {note}".strip(), file=sys.stderr, flush=True
         )
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words.
-
-    >>> duration(42.4), duration(150), duration(3 * 3600 + 120)
-    ('42 s', '2 min 30 s', '3 h 2 min')
-    """
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"

@@ -30,12 +30,12 @@ def test_inputs_point_to_outputs_of_earlier_steps():
 @pytest.mark.parametrize(
     ("broken", "says"),
     [
-        (TEXT.replace("crop: 64", "crp: 64"), "did you mean crop"),
+        (TEXT.replace("crop: 64", "crp: 64"), "did you mean 'crop'"),
         (TEXT.replace("crop: 64", "crop: large"), "crop"),
         (TEXT.replace("cam/full", "kam/full"), "no earlier step"),
         (TEXT.replace("cam/full", "cam/half"), "writes full, strided"),
         (TEXT.replace("cam.resnet38", "cam.resnet39"), "names no method"),
-        (TEXT.replace("labels: crf", "labels: crv"), "did you mean crf"),
+        (TEXT.replace("labels: crf", "labels: crv"), "did you mean 'crf'"),
         (TEXT.replace("name: crf", "name: cam"), "two steps"),
         (TEXT.replace("- {name: cam,", "- {name: cam, colour: red,"), "colour"),
     ],
@@ -49,7 +49,7 @@ def test_settings_change_constants_and_unknown_steps_are_named():
     changed = override(parse_recipe(TEXT, "t"), ["cam.crop=96", "backbone.output_stride=8"])
     assert resolve(changed)[0].method.crop == 96
     assert changed.backbone["output_stride"] == 8
-    with pytest.raises(WeaksegError, match="did you mean cam"):
+    with pytest.raises(WeaksegError, match="did you mean 'cam'"):
         override(changed, ["cma.crop=96"])
     with pytest.raises(WeaksegError, match=r"STEP\.KEY=VALUE"):
         override(changed, ["crop=96"])

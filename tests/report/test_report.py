@@ -18,7 +18,7 @@ from weakseg.evaluate.sweep import evaluate_scores
 from weakseg.report.charts import histogram, threshold_curve
 from weakseg.report.figures import colour_mask, heatmap, jpeg, overlay
 from weakseg.report.gallery import pick
-from weakseg.report.html import duration, points, write_report
+from weakseg.report.html import points, write_report
 from weakseg.types import ScoreMap, WeaksegError
 
 CLASSES = ["cat", "dog <b>"]
@@ -344,4 +344,3 @@ def test_the_median_is_the_median():
 def test_words_for_numbers():
     assert points(0.4412) == "44.1"
     assert points(None) == "\N{EN DASH}"
-    assert [duration(s) for s in (0.42, 42, 83, 4000)] == ["0.4 s", "42 s", "1 min 23 s", "1 h 6 min"]

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from weakseg._words import near
 from weakseg.data.dataset import Dataset, assemble
 from weakseg.data.images import read_image, read_saliency
 from weakseg.data.index import Index, Objects
-from weakseg.data.lists import near
 from weakseg.types import IGNORE, WeaksegError
 
 TOLERANCE = 1.0

@@ -14,9 +14,10 @@ from xml.sax.saxutils import escape
 import numpy as np
 from torch import Tensor
 
+from weakseg._words import near
 from weakseg.data.dataset import LAYOUTS, Dataset, open_dataset
 from weakseg.data.images import image_size
-from weakseg.data.lists import VOC_CLASSES, near, read_classes
+from weakseg.data.lists import VOC_CLASSES, read_classes
 from weakseg.data.npy import read_label_dict, voc_id
 from weakseg.data.store import read_bytes, write_bytes, write_json, write_label_map, write_text
 from weakseg.types import WeaksegError

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor
 from torchvision import tv_tensors
 
+from weakseg._words import near
 from weakseg.data.coco import coco_files, index_coco
 from weakseg.data.folder import index_folder, photographs
 from weakseg.data.images import image_size, read_image, read_mask, read_saliency
 from weakseg.data.index import Index, Objects
-from weakseg.data.lists import near, read_classes, read_list, read_tags_csv
+from weakseg.data.lists import read_classes, read_list, read_tags_csv
 from weakseg.data.store import safe_name
 from weakseg.data.tags import Tags, numbered, settle, sorted_names
 from weakseg.data.voc import index_voc

@@ -1,13 +1,13 @@
 """Small text files: lists of ids in the field's three formats, `tags.csv`, `classes.txt`. Ids are never numbers."""
 
 import csv
-import difflib
 import io
 import os
 import sys
 from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
 
+from weakseg._words import near
 from weakseg.data.images import PHOTO_SUFFIXES
 from weakseg.data.index import Files, visible
 from weakseg.types import MAX_CLASSES, WeaksegError
@@ -40,12 +40,6 @@ def escapes(name: str) -> bool:
     """
     parts = name.replace("\\", "/").split("/")
     return parts[0] == "" or ".." in parts or "\0" in name or name[1:2] == ":"
-
-
-def near(name: str, known: Iterable[str]) -> str:
-    """``" (did you mean 'x'?)"`` for the closest known name, else nothing."""
-    found = difflib.get_close_matches(name, list(known), 1)
-    return f" (did you mean {found[0]!r}?)" if found else ""
 
 
 def read_text(path: Path) -> str:

@@ -7,8 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from weakseg._words import near
 from weakseg.data.index import Index
-from weakseg.data.lists import checked_classes, near, read_tags_csv
+from weakseg.data.lists import checked_classes, read_tags_csv
 from weakseg.data.npy import read_label_dict, voc_id
 from weakseg.types import WeaksegError
 

@@ -3,11 +3,11 @@
 import importlib
 import importlib.util
 import pkgutil
-from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from weakseg._words import near
 from weakseg.types import WeaksegError
 
 
@@ -24,11 +24,7 @@ def load(name: str) -> Any:
         return _entry(_outsider(Path(path)), entry, name)
     module, _, entry = name.partition(".")
     if module not in modules():
-        near = get_close_matches(name, names(), n=3, cutoff=0.4)
-        raise WeaksegError(
-            f"there is no method {name!r}; "
-            + (f"did you mean {', '.join(near)}?" if near else f"there are: {', '.join(names())}")
-        )
+        raise WeaksegError(f"there is no method {name!r}{near(name, names(), or_all=True)}")
     return _entry(importlib.import_module(f"weakseg.methods.{module}"), entry or module, name)
 
 

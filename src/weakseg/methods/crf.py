@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..ops.crf import CrfParams, crf_from_labels, crf_from_scores, crf_with_alpha, recipe, wrapped_bgr
-from ..types import BACKGROUND, IGNORE, LABELS, SCORES, SEEDS, Outputs, Sample, ScoreMap, WeaksegError
+from weakseg.ops.crf import CrfParams, crf_from_labels, crf_from_scores, crf_with_alpha, recipe, wrapped_bgr
+from weakseg.types import BACKGROUND, IGNORE, LABELS, SCORES, SEEDS, Outputs, Sample, ScoreMap, WeaksegError
 
 CrfImage: TypeAlias = Literal["rgb", "wrapped_bgr"]
 

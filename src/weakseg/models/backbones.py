@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torchvision.models import ResNet50_Weights, resnet50
 
+from weakseg._words import near
 from weakseg.models.folding import fold_norms
-from weakseg.models.weights import check_description, load_state, load_weights, near
+from weakseg.models.weights import check_description, load_state, load_weights
 from weakseg.ops.image import normalise
 from weakseg.types import LATER, Backbone, Normaliser, WeaksegError
 

@@ -3,7 +3,6 @@
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -140,12 +139,6 @@ def file_hash(path: str | Path) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise WeaksegError(f"cannot read {path}: {error.strerror}") from None
-
-
-def near(name: str, names: Iterable[str]) -> str:
-    """``; did you mean a, b?`` or nothing: the end of an error about an unknown name."""
-    close = get_close_matches(name, list(names), n=3, cutoff=0.6)
-    return f"; did you mean {', '.join(close)}?" if close else ""
 
 
 def _description(path: Path) -> dict[str, Any]:

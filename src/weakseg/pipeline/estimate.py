@@ -11,13 +11,13 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from weakseg._optimisation import make_plan
+from weakseg._words import duration
 from weakseg.data.collate import collate, sample_generator
 from weakseg.data.dataset import Dataset
 from weakseg.data.transforms import build
 from weakseg.infer import resolve_device
 from weakseg.pipeline.plan import Planned, done_fingerprint
 from weakseg.pipeline.run import Options
-from weakseg.progress import duration
 from weakseg.types import Batch, Sample, ScoreMap, Step
 
 PROBES = 2

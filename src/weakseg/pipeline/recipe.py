@@ -20,7 +20,6 @@ replaces a step by a folder of somebody else's maps or masks.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
-from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator
 
 from weakseg import methods
+from weakseg._words import near
 from weakseg.data.store import read_score_maps
 from weakseg.pipeline.evaluations import EVALUATIONS
 from weakseg.types import LABELS, SCORES, SEEDS, WeaksegError
@@ -146,7 +146,7 @@ def read_recipe(recipe: str | Path) -> Recipe:
         text, name = path.read_text("utf-8"), path.stem
     else:
         raise WeaksegError(
-            f"there is no recipe {str(recipe)!r}; {_near(str(recipe), shipped())} (or give a .yaml file)"
+            f"there is no recipe {str(recipe)!r}{near(str(recipe), shipped(), or_all=True)}; a .yaml file is taken too"
         )
     return parse_recipe(text, name)
 
@@ -184,7 +184,8 @@ def override(recipe: Recipe, settings: Sequence[str] | Mapping[str, Any]) -> Rec
         if step == "backbone":
             backbone[key] = value
         elif step not in steps:
-            raise WeaksegError(f"--set {target}: the recipe has no step {step!r}; {_near(step, [*steps, 'backbone'])}")
+            known = [*steps, "backbone"]
+            raise WeaksegError(f"--set {target}: the recipe has no step {step!r}{near(step, known, or_all=True)}")
         elif key == "folder":
             steps[step] = steps[step].model_copy(update={"folder": str(value)})
         else:
@@ -215,7 +216,7 @@ def resolve(recipe: Recipe) -> tuple[Resolved, ...]:
     for role in ("labels", "predictions"):
         step = getattr(recipe, role)
         if step is not None and step not in done:
-            raise WeaksegError(f"recipe {recipe.name}: {role} names no step {step!r}; {_near(step, list(done))}")
+            raise WeaksegError(f"recipe {recipe.name}: {role} names no step {step!r}{near(step, done, or_all=True)}")
     return tuple(done.values())
 
 
@@ -230,7 +231,7 @@ def configure(method: Any, settings: Mapping[str, Any], where: str) -> Any:
     known = [f.name for f in fields(method)]
     for key in settings:
         if key not in known:
-            raise WeaksegError(f"{where} has no setting {key!r}; {_near(key, known)}")
+            raise WeaksegError(f"{where} has no setting {key!r}{near(key, known, or_all=True)}")
     try:
         checked = TypeAdapter(type(method)).validate_python({**constants(method), **settings})
     except ValidationError as error:
@@ -261,7 +262,7 @@ def _method(spec: StepSpec) -> Any:
     file, _, entry = spec.method.partition(".")
     if file == "evaluate":
         if entry not in EVALUATIONS:
-            raise WeaksegError(f"step {spec.name}: no evaluation {entry!r}; {_near(entry, list(EVALUATIONS))}")
+            raise WeaksegError(f"step {spec.name}: no evaluation {entry!r}{near(entry, EVALUATIONS, or_all=True)}")
         method: Any = EVALUATIONS[entry]
     else:
         method = methods.load(spec.method)
@@ -280,7 +281,7 @@ def _folder(step: str, path: Path) -> Folder:
 def _input(step: str, reference: str, done: Mapping[str, Resolved], preferred: Sequence[str]) -> Input:
     name, _, key = reference.partition("/")
     if name not in done:
-        raise WeaksegError(f"step {step}: its input {reference!r} names no earlier step; {_near(name, list(done))}")
+        raise WeaksegError(f"step {step}: its input {reference!r} names no earlier step{near(name, done, or_all=True)}")
     writes = done[name].writes
     if not key:
         key = next((k for k in preferred if k in writes), writes[0] if len(writes) == 1 else "")
@@ -302,11 +303,6 @@ def _pairs(settings: Sequence[str] | Mapping[str, Any]) -> list[tuple[str, Any]]
         except yaml.YAMLError:
             raise WeaksegError(f"--set {item}: the value is not YAML") from None
     return pairs
-
-
-def _near(word: str, known: Sequence[str]) -> str:
-    near = get_close_matches(word, known, n=2, cutoff=0.5)
-    return f"did you mean {' or '.join(near)}?" if near else f"there are: {', '.join(known)}"
 
 
 def _first(error: Exception) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from weakseg._words import duration
 from weakseg.data.store import colour, read_bytes, read_json, write_text
 from weakseg.evaluate.conventions import conventions
 from weakseg.ops.thresholds import ONE_POINT
@@ -87,20 +88,6 @@ def points(fraction: float | None) -> str:
     ('44.1', '–')
     """
     return "\N{EN DASH}" if fraction is None else f"{100 * fraction:.1f}"
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them.
-
-    >>> duration(0.42), duration(83), duration(4000)
-    ('0.4 s', '1 min 23 s', '1 h 6 min')
-    """
-    if seconds < 59.5:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"
 
 
 def _headline(row: Mapping[str, Any]) -> dict[str, Any]:

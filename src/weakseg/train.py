@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from weakseg._batches import MicroBatches, derive, load_batches
 from weakseg._checkpoint import load_checkpoint, load_weights_strictly, read_state, save_checkpoint
-from weakseg._devices import processes, resolve_device
+from weakseg._devices import loader_workers, processes, resolve_device
 from weakseg._journal import Journal, Standing
 from weakseg._optimisation import Plan, build_optimiser, make_plan, rate
 from weakseg._precision import mixed_forward
@@ -69,7 +69,7 @@ def fit(
     *,
     seed: int = 0,
     device: str = "auto",
-    workers: int = 2,
+    workers: int | None = None,
     precision: str = "no",
     progress: bool = True,
     checkpoint_seconds: float = 60,
@@ -91,7 +91,8 @@ def fit(
         out: folder of this training run; made if missing.
         seed: of everything random.
         device: see `resolve_device`.
-        workers: processes that prepare batches ahead; results do not depend on it.
+        workers: processes that prepare batches ahead; results do not depend on it. None: none on the CPU, where they
+            would take the network's cores, and as many as there are cores (at most 8) beside a GPU.
         precision: ``no`` (float32), ``bf16`` or ``fp16`` for the network's forward pass; losses are float32 always.
         progress: show a bar on a terminal, a line every half minute elsewhere.
         checkpoint_seconds: at most so much work is lost when the run is killed; every epoch's end is kept as well.
@@ -112,7 +113,7 @@ def fit(
     with torch.random.fork_rng(gpus), _readable_errors():
         loop = _Loop(method, model, view, out, seed, torch_device, precision)
         try:
-            loop.run(workers, progress, checkpoint_seconds, tensorboard)
+            loop.run(loader_workers(workers, torch_device), progress, checkpoint_seconds, tensorboard)
         finally:
             loop.close()
     return loop.finish()

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from weakseg import infer, train
+from weakseg._devices import cores
 from weakseg.data.dataset import Dataset
 from weakseg.data.store import read_json, read_label_map, read_score_maps, write_json, write_tensors
 from weakseg.data.view import View
@@ -27,8 +28,8 @@ class Options:
 
     Attributes:
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1``, ``mps``.
-        workers: loader processes.
-        threads: for steps that need no network; 0 = one for each core.
+        workers: loader processes; None = as suits the device (`train.fit`).
+        threads: photographs in work at a time on the CPU; 0 = one for each core.
         precision: ``no``, ``fp16`` or ``bf16`` training.
         progress: show bars.
         checkpoint_seconds: time between checkpoints of training.
@@ -36,7 +37,7 @@ class Options:
     """
 
     device: str = "auto"
-    workers: int = 2
+    workers: int | None = None
     threads: int = 0
     precision: str = "no"
     progress: bool = True
@@ -45,8 +46,8 @@ class Options:
 
     @property
     def cores(self) -> int:
-        """Threads to use for steps without a network."""
-        return self.threads or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        """Threads to use on the CPU."""
+        return self.threads or cores()
 
 
 @dataclass
@@ -228,6 +229,11 @@ def _fit(chain: Chain, planned: Planned) -> dict[str, Any]:
     return {"seconds": round(summary.seconds, 3), "images_per_second": round(summary.images_per_second, 3)}
 
 
+def _photographs_at_once(options: Options) -> int:
+    """How many a network works on: several on the CPU, at most 4 because each holds a whole network's activations."""
+    return min(options.cores, 4) if infer.resolve_device(options.device).type == "cpu" else 1
+
+
 def _map(chain: Chain, planned: Planned) -> dict[str, Any]:
     method, options, began = planned.step.method, chain.options, time.perf_counter()
     store = planned.store
@@ -246,7 +252,7 @@ def _map(chain: Chain, planned: Planned) -> dict[str, Any]:
         chain.photographs(planned.ids) if predicts else chain.view(planned, planned.ids),
         store,
         workers=options.workers,
-        threads=1 if model is not None else options.cores,
+        threads=options.cores if model is None else _photographs_at_once(options),
         device=options.device,
         progress=options.progress,
         label=planned.name,

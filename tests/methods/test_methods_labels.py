@@ -36,6 +36,13 @@ def test_threshold_uses_its_background():
     assert Threshold(background=0.3).refine(None, s)["labels"].tolist() == [[0, 0, 0, 3]] * 2
 
 
+def test_a_background_map_gives_way_to_the_constant_and_decides_without_one():
+    maps = score_map([0, 3], [[[0.6, 0.6, 0.1, 0.1]] * 2, [[0.4, 0.7, 0.05, 0.3]] * 2])
+    s = sample({"scores": maps})
+    assert Threshold(background=0.3).refine(None, s)["labels"].tolist() == [[3, 3, 0, 0]] * 2
+    assert Threshold(background=None).refine(None, s)["labels"].tolist() == [[0, 3, 0, 3]] * 2
+
+
 def test_confident_labels_table():
     """All four cases of methods.md 4, and the one where the CRFs disagree on the class: fg wins."""
     fg, bg = u8([[1, 0, 0, 1]]), u8([[1, 1, 0, 2]])
@@ -69,6 +76,18 @@ def test_ir_label_keeps_what_it_is_not_sure_of():
     assert (METHODS["ir_label"].refine(None, s)["labels"] == 255).all()
     assert (IrLabel(conf_fg=0.1).refine(None, s)["labels"] == 2).all()
     assert (IrLabel(conf_bg=0.25).refine(None, s)["labels"] == 0).all()
+
+
+def test_ir_label_of_amns_maps_puts_its_constants_in_place_of_their_background():
+    image, scores = photo_of_halves()
+    tags = torch.tensor([False, True])
+    background = torch.full((1, 24, 48), 0.95)  # would win everywhere
+    both = Sample("a", image, tags, scores={"scores": score_map([0, 2], torch.cat([background, scores]))})
+    alone = Sample("a", image, tags, scores={"scores": score_map([2], scores)})
+    amn = IrLabel(conf_fg=0.45, conf_bg=0.15)
+    assert torch.equal(amn.refine(None, both)["labels"], amn.refine(None, alone)["labels"])
+    classless = Sample("a", image, torch.zeros(2, dtype=torch.bool), scores={"scores": score_map([0], background)})
+    assert not amn.refine(None, classless)["labels"].any()
 
 
 def test_ir_label_without_tags_is_background():

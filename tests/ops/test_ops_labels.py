@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from weakseg.ops.labels import box_fill, local_labels, merge, resized_scores, threshold
+from weakseg.ops.labels import box_fill, foreground, local_labels, merge, resized_scores, threshold, winners
 from weakseg.types import ScoreMap, WeaksegError
 
 
@@ -38,9 +38,38 @@ def test_threshold_resizes_and_handles_no_class():
     assert resized_scores(empty).shape == (0, 5, 9)
 
 
-def test_a_background_map_is_refused():
-    with pytest.raises(WeaksegError, match="argmax"):
-        threshold(ScoreMap(u8([0, 1]), torch.ones(2, 1, 1), (1, 1)), 0.2)
+def with_background(seed=0, size=(6, 5)) -> ScoreMap:
+    g = torch.Generator().manual_seed(seed)
+    return ScoreMap(u8([7, 0, 3]), torch.rand(3, *size, generator=g), size)
+
+
+def test_the_constant_takes_the_place_of_a_background_map():
+    maps = with_background()
+    without = ScoreMap(u8([7, 3]), maps.scores[[0, 2]], maps.size)
+    for t in (0.0, 0.3, 0.9):
+        assert threshold(maps, t).tolist() == threshold(without, t).tolist()
+    only = ScoreMap(u8([0]), torch.full((1, 2, 2), 0.1), (5, 9))
+    assert threshold(only, 0.0).tolist() == [[0] * 9] * 5
+
+
+def test_foreground_leaves_background_out_and_the_rest_alone():
+    maps = with_background()
+    left = foreground(maps)
+    assert (left.ids.tolist(), left.size) == ([7, 3], maps.size)
+    assert torch.equal(left.scores, maps.scores[[0, 2]])
+    assert foreground(left) is left
+    boxes = ScoreMap(u8([0, 4, 4]), torch.rand(3, 2, 2), (2, 2), torch.tensor([-1, 0, 1], dtype=torch.int32))
+    assert foreground(boxes).box.tolist() == [0, 1]
+
+
+def test_winners_equal_an_argmax_over_dense_channels():
+    maps = with_background()
+    assert winners(maps).tolist() == maps.dense(8).argmax(0).tolist()
+    tie = ScoreMap(u8([7, 0, 3]), torch.full((3, 1, 2), 0.5), (1, 2))
+    assert winners(tie).tolist() == [[0, 0]]
+    assert winners(maps, (12, 10)).shape == (12, 10)
+    with pytest.raises(WeaksegError, match=r"no background map \(ids \[7\]\)"):
+        winners(ScoreMap(u8([7]), torch.ones(1, 1, 1), (1, 1)))
 
 
 def test_merge():

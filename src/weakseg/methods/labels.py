@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from weakseg.ops.crf import crf_from_labels, recipe
-from weakseg.ops.labels import box_fill, merge, threshold
+from weakseg.ops.labels import box_fill, foreground, merge, threshold, winners
 from weakseg.types import BACKGROUND, IGNORE, LABELS, SCORES, LabelMap, Sample, ScoreMap, WeaksegError
 
 T = TypeVar("T")
@@ -38,16 +38,19 @@ def confident_labels(foreground: LabelMap, background: LabelMap) -> LabelMap:
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """Winner among the tagged classes and a constant background score."""
+    """Winner among the tagged classes and a constant background score, or the maps' own background."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
     writes: ClassVar[tuple[str, ...]] = (LABELS,)
 
-    background: float = 0.2  # sec. 2.1 and 6.5; IRN's maps 0.15, AMN's 0.25 (sec. 1.5)
+    background: float | None = 0.2  # sec. 2.1 and 6.5; IRN's maps 0.15, AMN's 0.25 (sec. 1.5). None: map 0 (AMN, PSA)
 
     def refine(self, model: nn.Module | None, sample: Sample) -> dict[str, LabelMap]:
         """``labels`` from the score maps ``scores``."""
-        return {LABELS: threshold(_scores(sample), self.background, sample.size)}
+        scores = _scores(sample)
+        if self.background is None:
+            return {LABELS: winners(scores, sample.size)}
+        return {LABELS: threshold(scores, self.background, sample.size)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +66,11 @@ class IrLabel:
     confidence: float = 0.7  # sec. 1.4, of a label in the CRF's unary
 
     def refine(self, model: nn.Module | None, sample: Sample) -> dict[str, LabelMap]:
-        """``labels`` from the score maps ``scores``; a photograph without tags is background."""
-        scores = _scores(sample)
+        """``labels`` from the score maps ``scores``; a photograph without tags is background.
+
+        A background map of theirs (AMN's) takes no part: `conf_fg` and `conf_bg` stand in its place (methods.md 8.5).
+        """
+        scores = foreground(_scores(sample))
         opinions = (self._opinion(scores, sample, at) for at in (self.conf_fg, self.conf_bg))
         return {LABELS: confident_labels(*opinions)}
 

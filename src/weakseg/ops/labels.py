@@ -10,30 +10,69 @@ from weakseg.types import BACKGROUND, IGNORE, LabelMap, ScoreMap, WeaksegError, 
 def threshold(score_map: ScoreMap, background: float, size: tuple[int, int] | None = None) -> LabelMap:
     """The winner among the present classes and a constant background score.
 
-    A tie goes to background, then to the class that comes first in `ids`.
+    A tie goes to background, then to the class that comes first in `ids`. A background map (id 0) takes no part: the
+    constant stands in its place, as it does where AMN's maps become label maps (methods.md 8.5).
 
     Args:
-        score_map: maps of the present classes, 0-1; a background map (id 0) is not allowed. Maps of another resolution
-            than the photograph are resized first, bilinearly.
+        score_map: maps of the present classes, 0-1. Maps of another resolution than the photograph are resized first,
+            bilinearly.
         background: the constant, 0-1.
         size: (H, W) of the result; None = the photograph's.
 
     Returns:
         uint8 (H, W), 0 and present ids.
 
-    Raises:
-        WeaksegError: if the maps hold a background of their own.
-
     >>> maps = ScoreMap(torch.tensor([2, 5], dtype=torch.uint8), torch.tensor([[[0.9, 0.2]], [[0.1, 0.3]]]), (1, 2))
     >>> threshold(maps, 0.2), threshold(maps, 0.3)
     (tensor([[2, 5]], dtype=torch.uint8), tensor([[2, 0]], dtype=torch.uint8))
     """
-    if bool((score_map.ids == BACKGROUND).any()):
-        raise WeaksegError("these score maps have a background map of their own: take their argmax, not a threshold")
-    scores = resized_scores(score_map, size)
+    maps = foreground(score_map)
+    scores = resized_scores(maps, size)
     constant = scores.new_full((1, *scores.shape[1:]), background)
     winner = torch.cat([constant, scores]).argmax(dim=0)
-    return torch.cat([score_map.ids.new_zeros(1), score_map.ids])[winner]
+    return torch.cat([maps.ids.new_zeros(1), maps.ids])[winner]
+
+
+def winners(score_map: ScoreMap, size: tuple[int, int] | None = None) -> LabelMap:
+    """The highest map of each pixel, where background has a map of its own: no threshold is chosen.
+
+    A tie goes to background, then to the class that comes first in `ids`.
+
+    Args:
+        score_map: one of its maps is background's (id 0).
+        size: (H, W) of the result; None = the photograph's.
+
+    Returns:
+        uint8 (H, W), 0 and present ids.
+
+    Raises:
+        WeaksegError: if there is no background map.
+
+    >>> maps = ScoreMap(torch.tensor([2, 0], dtype=torch.uint8), torch.tensor([[[0.9, 0.3]], [[0.1, 0.3]]]), (1, 2))
+    >>> winners(maps)
+    tensor([[2, 0]], dtype=torch.uint8)
+    """
+    own = score_map.ids == BACKGROUND
+    if not bool(own.any()):
+        raise WeaksegError(
+            f"these score maps have no background map (ids {score_map.ids.tolist()}): give a background threshold"
+        )
+    scores, order = resized_scores(score_map, size), (~own).long().argsort(stable=True)
+    return score_map.ids[order][scores[order].argmax(dim=0)]
+
+
+def foreground(score_map: ScoreMap) -> ScoreMap:
+    """The maps without background's (id 0), if they hold one.
+
+    >>> maps = ScoreMap(torch.tensor([0, 2], dtype=torch.uint8), torch.rand(2, 3, 3), (3, 3))
+    >>> foreground(maps).ids.tolist()
+    [2]
+    """
+    kept = score_map.ids != BACKGROUND
+    if bool(kept.all()):
+        return score_map
+    box = None if score_map.box is None else score_map.box[kept]
+    return ScoreMap(score_map.ids[kept], score_map.scores[kept], score_map.size, box)
 
 
 def resized_scores(score_map: ScoreMap, size: tuple[int, int] | None = None) -> Tensor:

@@ -63,7 +63,24 @@ def balanced_cross_entropy(logits: Tensor, labels: Tensor, *, half: bool = True)
     >>> balanced_cross_entropy(torch.zeros(1, 2, 1, 4), labels)  # (ln 2 + ln 2) / 2
     tensor(0.6931)
     """
-    loss = _pixel_loss(logits, labels)
+    return balanced_mean(_pixel_loss(logits, labels), labels, half=half)
+
+
+def balanced_mean(loss: Tensor, labels: Tensor, *, half: bool = True) -> Tensor:
+    """Mean of a pixel loss over the foreground plus its mean over the background, over the pixels of the whole batch.
+
+    Args:
+        loss: float (B, h, w), of each pixel.
+        labels: uint8 (B, h, w), ids 0..C or 255 = in neither mean.
+        half: halve the sum. A term without pixels is zero and is not made up for.
+
+    Returns:
+        float ().
+
+    >>> labels = torch.tensor([[[0, 0, 5, 255]]], dtype=torch.uint8)
+    >>> balanced_mean(torch.tensor([[[1.0, 3.0, 6.0, 99.0]]]), labels)  # (2 + 6) / 2
+    tensor(4.)
+    """
     background = labels == BACKGROUND
     foreground = (labels != BACKGROUND) & (labels != IGNORE)
     total = _masked_mean(loss, foreground) + _masked_mean(loss, background)

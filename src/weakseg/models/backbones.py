@@ -1,4 +1,4 @@
-"""Backbones: any timm CNN that accepts `output_stride`, and the ResNet50 of IRN and AMN (methods.md 1.3).
+"""Backbones: any timm CNN that accepts `output_stride`, and those of the papers (methods.md 1.3).
 
 Each returns the feature maps of all its stages and owns the normalisation that its weights were trained with.
 """
@@ -15,8 +15,11 @@ from torchvision.models import ResNet50_Weights, resnet50
 
 from weakseg._words import near
 from weakseg.models.folding import fold_norms
+from weakseg.models.resnet38d import ResNet38d
+from weakseg.models.resnet101 import CaffeResNet101
+from weakseg.models.vgg16 import Vgg16
 from weakseg.models.weights import check_description, load_state, load_weights
-from weakseg.ops.image import normalise
+from weakseg.ops.image import normalise, normalise_bgr
 from weakseg.types import LATER, Backbone, Normaliser, WeaksegError
 
 ACCEPTING = ("resnet50", "mobilenetv2_100", "convnext_tiny")
@@ -108,6 +111,8 @@ def backbone_from_name(name: str, output_stride: int = 16) -> Backbone:
     Raises:
         WeaksegError: an unknown name.
     """
+    if name in PAPERS:
+        return Backbone(name, output_stride=output_stride, mean=PAPERS[name].mean, std=PAPERS[name].std)
     if name in OWN:
         return Backbone(name, output_stride=output_stride)
     mean, std = _timm_statistics(name)
@@ -220,7 +225,37 @@ def _irn_resnet50(backbone: Backbone) -> FeatureNet:
     return FeatureNet(net, (64, 256, 512, 1024, 2048), (4, 4, 8, 16, 16), _normaliser(backbone))
 
 
-OWN: dict[str, Callable[[Backbone], FeatureNet]] = {"irn_resnet50": _irn_resnet50}
+# --- the papers' other networks, each in a file of its own ---
+
+PAPERS: dict[str, Any] = {"resnet38d": ResNet38d, "vgg16d": Vgg16, "resnet101_caffe": CaffeResNet101}
+"""Their modules by name. Each tells `channels` and `strides` of its maps, `mean`, `std` and channel order."""
+
+
+def _papers(backbone: Backbone) -> FeatureNet:
+    kind = PAPERS[backbone.name]
+    if backbone.output_stride != kind.strides[-1]:
+        raise WeaksegError(
+            f"{backbone.name} has output stride {kind.strides[-1]} by its strides; got {backbone.output_stride}"
+        )
+    if backbone.weights == "pretrained":
+        raise WeaksegError(
+            f"{backbone.name} has no download: convert {kind.published} with `weakseg weights convert` and give the "
+            "result with --weights FILE"
+        )
+    try:
+        net = kind(**backbone.create)
+    except TypeError as error:
+        raise WeaksegError(f"{backbone.name} has no such creation option: {str(error).rpartition(' ')[2]}") from None
+    if backbone.weights not in (None, LATER):
+        check_description(backbone)
+        with torch.device("meta"):
+            whole = kind().state_dict()
+        load_weights(net, str(backbone.weights), unused=whole)  # options may leave layers out
+    shift = normalise_bgr if kind.bgr else normalise
+    return FeatureNet(net, net.channels, net.strides, functools.partial(shift, mean=backbone.mean, std=backbone.std))
+
+
+OWN: dict[str, Callable[[Backbone], FeatureNet]] = {"irn_resnet50": _irn_resnet50, **dict.fromkeys(PAPERS, _papers)}
 """Networks that timm does not have, by name."""
 
 

@@ -377,6 +377,8 @@ SEEDS = "seeds"
 """Name under which a recipe's plain ``seeds: step`` stands in `sample.seeds`."""
 LABELS = "labels"
 """Key of the label map of a step that makes one."""
+SALIENCY = "saliency"
+"""Key of the saliency map of a step that makes one (`ops.saliency.saliency_score_map`)."""
 
 
 class Method(Protocol):

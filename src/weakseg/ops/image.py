@@ -124,6 +124,23 @@ def resize_image(image: Tensor, size: tuple[int, int], mode: Mode = "bicubic") -
     return resized.clone() if tuple(size) == tuple(image.shape[-2:]) else resized.to(image.device)
 
 
+def scale_image(image: Tensor, scale: float) -> Tensor:
+    """A photograph at `scale` times its size, bicubic, as the papers' multi-scale inference reads it.
+
+    Args:
+        image: uint8 (..., H, W).
+        scale: factor of both sides; a side is rounded half to even and has at least one pixel.
+
+    Returns:
+        uint8 (..., round(scale H), round(scale W)); the image itself at scale 1.
+
+    >>> tuple(scale_image(torch.zeros(3, 5, 7, dtype=torch.uint8), 0.5).shape)  # 2.5 and 3.5
+    (3, 2, 4)
+    """
+    height, width = image.shape[-2:]
+    return image if scale == 1 else resize_image(image, (max(1, round(scale * height)), max(1, round(scale * width))))
+
+
 def _check_size(image: Tensor, size: tuple[int, int]) -> None:
     if len(size) != 2 or min(size) < 1 or min(image.shape[-2:]) < 1:
         raise ValueError(f"cannot resize {tuple(image.shape)} to {tuple(size)}; a size is (height, width), at least 1")

@@ -2,12 +2,15 @@
 
 import hashlib
 from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from weakseg._devices import cores
 from weakseg._optimisation import Plan
 from weakseg.types import Batch, Sample, WeaksegError
 
@@ -81,10 +84,13 @@ class _Failure:
 
 
 class _Items(Dataset[Any]):
-    """Augmented samples by (epoch, place in the list)."""
+    """Augmented samples by (epoch, place in the list); a batch of them by a pool of threads if there is one."""
 
-    def __init__(self, samples: Sequence[Sample], make: Make) -> None:
-        self.samples, self.make = samples, make
+    def __init__(self, samples: Sequence[Sample], make: Make, pool: ThreadPoolExecutor | None) -> None:
+        self.samples, self.make, self.pool = samples, make, pool
+
+    def __getitems__(self, items: list[Item]) -> list[dict[str, Any] | _Failure]:
+        return list((self.pool.map if self.pool else map)(self.__getitem__, items))
 
     def __getitem__(self, item: Item) -> dict[str, Any] | _Failure:
         epoch, index = item
@@ -111,23 +117,38 @@ class _Collate:
 def load_batches(
     samples: Sequence[Sample], make: Make, collate: Collate, sampler: MicroBatches, workers: int
 ) -> Generator[Batch, None, None]:
-    """Batches in the order of `sampler`, prepared ahead by `workers` processes (0: by this one, when asked).
+    """Batches in the order of `sampler`, prepared ahead by `workers` processes (0: when asked, by this one's threads).
 
     Raises:
         WeaksegError: what a sample's own reading or augmentation raised, in its words; or if the system ended a worker.
     """
-    loader: DataLoader[Any] = DataLoader(
-        _Items(samples, make),
-        batch_sampler=sampler,
-        collate_fn=_Collate(collate),
-        num_workers=workers,
-        worker_init_fn=_start_worker,
-        generator=torch.Generator(),  # else the loader draws from the caller's global one
-    )
-    for batch in _guarded(iter(loader)):
-        if isinstance(batch, _Failure):
-            raise WeaksegError(batch.message)
-        yield batch
+    with _pool(cores() if workers == 0 else 0) as pool:
+        loader: DataLoader[Any] = DataLoader(
+            _Items(samples, make, pool),
+            batch_sampler=sampler,
+            collate_fn=_Collate(collate),
+            num_workers=workers,
+            worker_init_fn=_start_worker,
+            generator=torch.Generator(),  # else the loader draws from the caller's global one
+        )
+        for batch in _guarded(iter(loader)):
+            if isinstance(batch, _Failure):
+                raise WeaksegError(batch.message)
+            yield batch
+
+
+@contextmanager
+def _pool(threads: int) -> Iterator[ThreadPoolExecutor | None]:
+    """A pool of `threads` threads, each of which computes alone; None for 0."""
+    if threads == 0:
+        yield None
+        return
+    before = torch.get_num_threads()
+    with ThreadPoolExecutor(threads, "load", initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        try:
+            yield pool
+        finally:
+            torch.set_num_threads(before)  # the number for threads to come is one for all of them
 
 
 def _guarded(batches: Iterator[Any]) -> Iterator[Any]:

@@ -8,13 +8,26 @@ import torch
 from torch.nn.functional import interpolate
 from torchvision import tv_tensors
 
-from weakseg.methods.deeplab import METHODS, Segment, multi_scale_logits
+from weakseg.methods.deeplab import BACKBONES, METHODS, Segment, multi_scale_logits
 from weakseg.models.backbones import build_backbone
 from weakseg.models.deeplab import DeepLab
 from weakseg.ops.crf import dense_crf, recipe, unary_from_probabilities
-from weakseg.types import Backbone, Batch, Flip, Normalise, PadCrop, Rescale, Sample, Segmenter, Step, WeaksegError
+from weakseg.types import (
+    Backbone,
+    Batch,
+    Flip,
+    Jitter,
+    Normalise,
+    PadCrop,
+    Rescale,
+    Sample,
+    Segmenter,
+    Step,
+    WeaksegError,
+)
 
 BACKBONE = Backbone("resnet10t", weights=None)
+VGG = Backbone("vgg16d", weights=None, output_stride=8)
 TINY = {n: replace(m, freeze_bn=False, freeze_affine=False, channels=32) for n, m in METHODS.items()}
 STEP = Step(0, 0, 10)
 
@@ -38,7 +51,7 @@ def sample(size=(50, 70)) -> Sample:
 
 def network(method: Segment) -> DeepLab:
     torch.manual_seed(0)
-    return method.build(3, BACKBONE)
+    return method.build(3, VGG if method.head.startswith("vgg") else BACKBONE)
 
 
 def test_the_published_constants():
@@ -50,16 +63,50 @@ def test_the_published_constants():
     assert (o.iterations, o.batch_size, o.accumulate, o.interval, o.power) == (20_000, 10, 2, 10, 0.9)
 
 
+@pytest.mark.parametrize(
+    ("name", "lr", "steps", "crop", "test", "crf"),
+    [
+        ("v1_vgg16", 1e-3, (20_000, 10), 321, ((1.0,), False, "softmax"), "deeplab_v1_vgg"),
+        ("v2_vgg16", 1e-3, (20_000, 10), 321, ((1.0,), False, "softmax"), "deeplab_v2_res101"),
+        ("v1_resnet101", 2.5e-4, (20_000, 10), 321, ((1.0,), False, "softmax"), "deeplab_v2_res101"),
+        ("v2_resnet101", 2.5e-4, (20_000, 10), 321, ((1.0,), False, "softmax"), "deeplab_v2_res101"),
+        ("v1_resnet38", 1e-3, (20_000, 10), 448, ((0.5, 0.75, 1.0, 1.25, 1.5, 1.75), True, "softmax"), "seam_codebase"),
+        ("v1_resnet38_aeft", 7e-4, (None, 4), 321, ((0.5, 0.75, 1.0, 1.25, 1.5), False, "max"), "mctformer_seg"),
+    ],
+)
+def test_the_papers_rows(name, lr, steps, crop, test, crf):
+    """methods.md 6.6, 9.6 and 10."""
+    m = METHODS[name]
+    o = m.optimisation
+    assert (o.lr, o.new_factor, (o.iterations, o.batch_size), o.power) == (lr, 10.0, steps, 0.9)
+    assert ((m.scales, m.flip, m.average), m.crf, m.crop) == (test, crf, crop)
+    assert PadCrop(crop) in m.augmentation.steps
+    assert recipe(m.crf)
+    assert BACKBONES[name].startswith(name.split("_")[1])
+
+
+def test_the_rows_of_resnet38():
+    seam, aeft = METHODS["v1_resnet38"], METHODS["v1_resnet38_aeft"]
+    assert seam.augmentation.steps[0] == Rescale(0.5, 1.5)
+    assert seam.augmentation.steps[1] == Jitter(10 / 255, 0.0, 10 / 255, 10 / 180)
+    assert aeft.augmentation.steps == (Rescale(0.7, 1.3), Normalise(), PadCrop(321), Flip(0.5))
+    o = aeft.optimisation
+    assert (o.epochs, o.weight_decay, o.bias_factor, aeft.msc) == (30, 0.0, 2.0, True)
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_roles_and_round_trip(name):
     assert isinstance(METHODS[name], Segmenter)
     fields = {
         k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(json.dumps(asdict(METHODS[name]))).items()
     }
-    assert Segment(**fields) == METHODS[name]
+    assert type(METHODS[name])(**fields) == METHODS[name]
 
 
-@pytest.mark.parametrize(("name", "grid"), [("v1", 4), ("v2", 4), ("v3plus", 16)])
+@pytest.mark.parametrize(
+    ("name", "grid"),
+    [("v1", 4), ("v2", 4), ("v3plus", 16), ("v1_resnet38", 4), ("v1_resnet38_aeft", 4), ("v1_vgg16", 8)],
+)
 def test_shapes_and_new_parameters(name, grid):
     model = network(TINY[name])
     assert model(torch.zeros(2, 3, 64, 64)).shape == (2, 4, grid, grid)
@@ -92,8 +139,65 @@ def test_heads_by_name():
         DeepLab(backbone, 3, "v9")
 
 
+def test_largefov_on_vgg16_is_its_own_fc6():
+    with torch.device("meta"):
+        model = METHODS["v1_vgg16"].build(20, VGG)
+        logits = model(torch.empty(1, 3, 321, 321))
+    assert model.backbone.net.fc6.dilation == model.backbone.net.fc6.padding == (12, 12)
+    assert tuple(logits.shape) == (1, 21, 41, 41)
+    assert sum(p.numel() for p in model.parameters()) == 20_505_408 + 21  # bana_largefov has no bias there
+    assert sum(p.numel() for p in model.new_parameters()) == 21 * 1025
+
+
+def test_aspp_on_vgg16_begins_with_four_copies_of_fc6_and_fc7():
+    torch.manual_seed(0)
+    backbone = build_backbone(VGG).eval()
+    fc6, fc7 = backbone.net.fc6, backbone.net.fc7
+    model = DeepLab(backbone, 3, "vgg_aspp").eval()
+    assert model.backbone.channels[-1] == 512
+    assert not any("fc" in n for n, _ in model.backbone.named_parameters())
+    assert sum(p.numel() for p in model.new_parameters()) == 4 * 4 * 1025
+    images = torch.randn(1, 3, 48, 40)
+    with torch.inference_mode():
+        conv5 = model.backbone(images)[-1]
+        expected = 0
+        for rate, classify in zip((6, 12, 18, 24), model.head.classifiers, strict=True):
+            wide = torch.nn.functional.conv2d(conv5, fc6.weight, fc6.bias, padding=rate, dilation=rate).relu()
+            expected = expected + classify(fc7(wide).relu())
+        torch.testing.assert_close(model(images), expected, rtol=1e-4, atol=1e-5)
+    for head in ("vgg_aspp", "vgg_largefov"):
+        with pytest.raises(WeaksegError, match="vgg16d"):
+            DeepLab(build_backbone(BACKBONE), 3, head)
+
+
+def test_heads_on_resnet38_are_the_papers():
+    with torch.device("meta"):
+        backbone = Backbone("resnet38d", "later", output_stride=8)
+        seam = METHODS["v1_resnet38"].build(20, backbone)
+        aeft = METHODS["v1_resnet38_aeft"].build(20, backbone)
+        assert [tuple(m(torch.empty(1, 3, 321, 321)).shape) for m in (seam, aeft)] == [(1, 21, 41, 41)] * 2
+    new = {n: tuple(p.shape) for n, p in seam.head.named_parameters() if p.ndim == 4}
+    assert list(new.values()) == [(512, 4096, 3, 3), (512, 512, 1, 1), (21, 512, 1, 1)]
+    assert [type(m).__name__ for m in seam.head] == [
+        "Conv2d", "BatchNorm2d", "ReLU", "Conv2d", "BatchNorm2d", "ReLU", "Dropout", "Conv2d",
+    ]  # fmt: skip
+    convs = [(m.dilation, tuple(m.weight.shape)) for m in aeft.head if isinstance(m, torch.nn.Conv2d)]
+    assert convs == [((12, 12), (512, 4096, 3, 3)), ((12, 12), (21, 512, 3, 3))]
+    assert sum(m.training for m in seam.modules() if isinstance(m, torch.nn.BatchNorm2d)) == 2  # the head's alone
+
+
+@pytest.mark.parametrize(("name", "count"), [("v1_resnet101", 42_543_189), ("v2_resnet101", 44_048_532)])
+def test_resnet101_has_the_published_count(name, count):
+    with torch.device("meta"):
+        model = METHODS[name].build(20, Backbone("resnet101_caffe", "later", output_stride=8))
+        assert tuple(model(torch.empty(1, 3, 448, 448)).shape) == (1, 21, 57, 57)
+    assert sum(p.numel() for p in model.parameters()) == count
+    trained = {n.split(".")[-2] for n, p in model.named_parameters() if p.requires_grad}
+    assert "bn" not in trained
+
+
 @pytest.mark.parametrize("msc", [False, True])
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) if "vgg" in n else n for n in METHODS])
 def test_every_parameter_learns_and_the_loss_falls(name, msc):
     method = replace(TINY[name], msc=msc, loss_at="crop")
     model, data, losses = network(method), batch(), []
@@ -149,7 +253,7 @@ def test_msc_is_the_maximum_of_three():
     torch.testing.assert_close(outputs["max"], torch.maximum(torch.maximum(grids[0], grids[1]), grids[2]))
 
 
-@pytest.mark.parametrize("average", ["softmax", "logits"])
+@pytest.mark.parametrize("average", ["softmax", "logits", "max"])
 def test_probabilities_written_out(average):
     method, s = replace(TINY["v2"], scales=(1.0, 0.5), average=average), sample()
     model = network(method).eval()
@@ -167,12 +271,15 @@ def test_probabilities_written_out(average):
                 views.append(interpolate(logits, (50, 70), mode="bilinear")[0])
         if average == "softmax":
             expected = torch.stack([v.softmax(0) for v in views]).mean(0)
+        elif average == "max":
+            expected = torch.stack([v.softmax(0) for v in views]).amax(0)
         else:
             expected = torch.stack(views).mean(0).softmax(0)
         got = method.probabilities(model, s)
         labels = method.predict(model, s)
     torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-4)
-    torch.testing.assert_close(got.sum(0), torch.ones(50, 70))
+    if average != "max":
+        torch.testing.assert_close(got.sum(0), torch.ones(50, 70))
     assert labels.dtype == torch.uint8
     assert float((labels == expected.argmax(0)).float().mean()) > 0.999
 
@@ -189,6 +296,16 @@ def test_crf_at_test_time():
         replace(method, crf="nothing").predict(model, s)
 
 
-def test_no_scales():
+@pytest.mark.parametrize("average", ["softmax", "max"])
+def test_no_scales(average):
     with pytest.raises(WeaksegError, match="at least one scale"):
-        replace(TINY["v2"], scales=()).predict(network(TINY["v2"]), sample())
+        replace(TINY["v2"], scales=(), average=average).predict(network(TINY["v2"]), sample())
+
+
+def test_resnet38_predicts_without_msc():
+    method, s = replace(TINY["v1_resnet38_aeft"], scales=(1.0,), crf=None), sample()
+    model = network(method).eval()
+    assert method.msc
+    with torch.inference_mode():
+        logits = interpolate(model(model.normalise(s.image.as_subclass(torch.Tensor))[None]), (50, 70), mode="bilinear")
+        torch.testing.assert_close(method.probabilities(model, s), logits[0].softmax(0), rtol=1e-3, atol=1e-4)

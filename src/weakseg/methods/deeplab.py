@@ -1,13 +1,14 @@
 """DeepLab: a segmentation network trained on label maps, whoever made them.
 
 Chen et al.: V1 LargeFOV (ICLR 2015, https://arxiv.org/abs/1412.7062), V2 ASPP (PAMI 2018, https://arxiv.org/abs/1606.00915),
-V3+ (ECCV 2018, https://arxiv.org/abs/1802.02611), on any backbone. Constants: methods.md 10.
+V3+ (ECCV 2018, https://arxiv.org/abs/1802.02611), on any backbone. Constants: methods.md 10 and 9.6.
+``v1``, ``v2`` and ``v3plus`` suit any backbone; the other names say the network that their papers train.
 Supervision: label maps. Reference on VOC 2012 val, V2 on ResNet101, full supervision: 76.65 mIoU (77.93 with CRF).
 """
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,9 +22,11 @@ from weakseg.ops.losses import balanced_cross_entropy, cross_entropy
 from weakseg.types import (
     SEEDS,
     Augmentation,
+    AugmentationStep,
     Backbone,
     Batch,
     Flip,
+    Jitter,
     LabelMap,
     Normalise,
     Optimisation,
@@ -46,7 +49,7 @@ class Segment:
     # network
     head: HeadName = "aspp"
     rates: tuple[int, ...] | None = None  # None: the paper's, for output stride 8; halve them at 16
-    channels: int = 256  # inner width of V3+
+    channels: int = 256  # inner width of V3+ and of the heads on ResNet38
     freeze_bn: bool = True  # sec. 1.3
     freeze_affine: bool = True  # the published code trains the convolutions only
     # training, sec. 10
@@ -68,7 +71,7 @@ class Segment:
     # prediction
     scales: tuple[float, ...] = (0.5, 0.75, 1.0, 1.25, 1.5)
     flip: bool = True
-    average: Literal["softmax", "logits"] = "softmax"
+    average: Literal["softmax", "logits", "max"] = "softmax"
     crf: str | None = None  # a recipe of sec. 1.4, such as "deeplab_v2_res101"
 
     @property
@@ -123,14 +126,16 @@ class Segment:
         return probabilities.argmax(dim=0).to(torch.uint8)
 
     def probabilities(self, model: DeepLab, sample: Sample) -> Tensor:
-        """float32 (C + 1, H, W), summing to one over the classes, on the model's device.
+        """float32 (C + 1, H, W), summing to one over the classes (but with ``"max"``), on the model's device.
 
         The logits of each view are resized bilinearly to the photograph; ``average = "softmax"`` takes the mean of
-        their softmax, ``"logits"`` the softmax of their mean.
+        their softmax, ``"logits"`` the softmax of their mean, ``"max"`` the maximum of their softmax.
         """
         views = (interpolate(v, sample.size, mode="bilinear", align_corners=False) for v in self._views(model, sample))
         if self.average == "softmax":
             return _mean(v.softmax(dim=1) for v in views)
+        if self.average == "max":
+            return _maximum(v.softmax(dim=1) for v in views)
         return _mean(views).softmax(dim=0)
 
     def _views(self, model: DeepLab, sample: Sample) -> Iterable[Tensor]:
@@ -156,6 +161,39 @@ class Segment:
         else:
             labels = resize_labels(labels, size)
         return cross_entropy(logits, labels) if self.loss == "ce" else balanced_cross_entropy(logits, labels)
+
+
+@dataclass(frozen=True, slots=True)
+class SegmentResNet38(Segment):
+    """DeepLab V1 on ResNet38 as SEAM and as AEFT train it; the defaults are SEAM's (methods.md 10)."""
+
+    head: HeadName = "seam"
+    channels: int = 512
+    crop: int = 448
+    scale_range: tuple[float, float] = (0.5, 1.5)  # uniform; `train_scales` are not used
+    train_scales: tuple[float, ...] = ()
+    hsv_jitter: int = 10  # levels of 255 of saturation and value, steps of 2 degrees of hue
+    accumulate: int = 1
+    lr: float = 1e-3
+    bias_factor: float | None = None
+    interval: int = 1
+    scales: tuple[float, ...] = (0.5, 0.75, 1.0, 1.25, 1.5, 1.75)
+    crf: str | None = "seam_codebase"
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """A uniform scale, jitter, padding at right and bottom with mean colour and 255, crop, flip.
+
+        The published jitter adds to hue, saturation and value; torchvision's factors of the same size stand for it.
+        """
+        level = self.hsv_jitter / 255
+        jitter: tuple[AugmentationStep, ...] = (Jitter(level, 0.0, level, self.hsv_jitter / 180),) if level else ()
+        return Augmentation((Rescale(*self.scale_range), *jitter, Normalise(), PadCrop(self.crop), Flip()))
+
+    def _logits(self, model: nn.Module, images: Tensor) -> Tensor:
+        """Without MSC, which is for training here: the scales of the prediction are its own."""
+        logits: Tensor = model(images)
+        return logits
 
 
 def multi_scale_logits(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
@@ -190,9 +228,26 @@ def _mean(views: Iterable[Tensor]) -> Tensor:
         total = summed if total is None else total + summed
         count += len(view)
     if total is None:
-        raise WeaksegError("prediction needs at least one scale: set scales, such as [1.0]")
+        raise _no_view()
     return total / count
 
+
+def _maximum(views: Iterable[Tensor]) -> Tensor:
+    """Maximum over all views and mirror images, (C + 1, H, W), holding one view at a time."""
+    best: Tensor | None = None
+    for view in views:
+        highest = view.amax(dim=0)
+        best = highest if best is None else torch.maximum(best, highest)
+    if best is None:
+        raise _no_view()
+    return best
+
+
+def _no_view() -> WeaksegError:
+    return WeaksegError("prediction needs at least one scale: set scales, such as [1.0]")
+
+
+_NATIVE: dict[str, Any] = {"scales": (1.0,), "flip": False}  # how deeplab-pytorch tests, sec. 6.8 row 11
 
 METHODS = {
     "v1": Segment(head="conv1x1", accumulate=1, interval=1),
@@ -208,4 +263,38 @@ METHODS = {
         loss_at="crop",
         freeze_affine=False,
     ),
+    # sec. 10 and 6.6, one row each
+    "v1_vgg16": Segment(head="vgg_largefov", accumulate=1, lr=1e-3, crf="deeplab_v1_vgg", **_NATIVE),
+    "v2_vgg16": Segment(head="vgg_aspp", accumulate=1, lr=1e-3, crf="deeplab_v2_res101", **_NATIVE),
+    "v1_resnet101": Segment(head="conv1x1", crf="deeplab_v2_res101", **_NATIVE),
+    "v2_resnet101": Segment(msc=True, crf="deeplab_v2_res101", **_NATIVE),
+    "v1_resnet38": SegmentResNet38(),
+    "v1_resnet38_aeft": SegmentResNet38(  # sec. 9.6: MCTformer's code with deeplab-pytorch's MSC
+        head="mctformer",
+        crop=321,
+        scale_range=(0.7, 1.3),
+        hsv_jitter=0,
+        iterations=None,
+        epochs=30,
+        batch_size=4,
+        lr=7e-4,
+        bias_factor=2.0,
+        weight_decay=0.0,  # that code's optimiser takes the weight decay for its momentum
+        momentum=5e-4,
+        msc=True,
+        scales=(0.5, 0.75, 1.0, 1.25, 1.5),
+        flip=False,
+        average="max",
+        crf="mctformer_seg",
+    ),
 }
+
+BACKBONES = {
+    "v1_vgg16": "vgg16d",
+    "v2_vgg16": "vgg16d",
+    "v1_resnet101": "resnet101_caffe",
+    "v2_resnet101": "resnet101_caffe",
+    "v1_resnet38": "resnet38d",
+    "v1_resnet38_aeft": "resnet38d",
+}
+"""The networks that these learning rates were published for."""

@@ -54,13 +54,12 @@ class Vgg16(nn.Module):
                 layer = nn.Conv2d(inputs, width, 3, padding=rate, dilation=rate)
                 self.add_module(f"conv{group}_{index}", layer)
                 inputs = width
-        self.pool5, self.fc, self.dropout = pool5, fc, dropout
-        if fc:
-            self.fc6 = nn.Conv2d(512, 1024, 3)
-            self.fc7 = nn.Conv2d(1024, 1024, 1)
-            configure(self, dilation=dilation)
-        else:
-            self.channels, self.strides = Vgg16.channels[:-1], Vgg16.strides[:-1]
+        self.fc6: nn.Conv2d | None = nn.Conv2d(512, 1024, 3)
+        self.fc7: nn.Conv2d | None = nn.Conv2d(1024, 1024, 1)
+        self.pool5, self.dropout = pool5, dropout
+        configure(self, dilation=dilation)
+        if not fc:
+            self.drop_fc()
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """The maps, each (B, channels[i], ~H / strides[i], ~W / strides[i])."""
@@ -71,12 +70,18 @@ class Vgg16(nn.Module):
                 x = max_pool2d(x, 3, POOL_STRIDES[group - 1], padding=1)
             if group > 1:
                 maps.append(x)
+        if self.fc6 is None or self.fc7 is None:
+            return maps
         if self.pool5:
             x = avg_pool2d(max_pool2d(x, 3, POOL_STRIDES[4], padding=1), 3, 1, padding=1)
-        if self.fc:
-            x = dropout2d(relu(self.fc6(x)), self.dropout, self.training)
-            maps.append(dropout2d(relu(self.fc7(x)), self.dropout, self.training))
-        return maps
+        for layer in (self.fc6, self.fc7):
+            x = dropout2d(relu(layer(x)), self.dropout, self.training)
+        return [*maps, x]
+
+    def drop_fc(self) -> None:
+        """Leave fc6 and fc7 out: conv5 is then the last map."""
+        self.fc6 = self.fc7 = None
+        self.channels, self.strides = Vgg16.channels[:-1], Vgg16.strides[:-1]
 
     def _convolve(self, x: Tensor, group: int) -> Tensor:
         for index in range(1, DEPTHS[group - 1] + 1):
@@ -103,6 +108,6 @@ def configure(model: nn.Module, *, dilation: int | None = None, pool5: bool | No
     nets = [m for m in model.modules() if isinstance(m, Vgg16)]
     for net in nets:
         net.pool5 = net.pool5 if pool5 is None else pool5
-        if net.fc and dilation is not None:
+        if net.fc6 is not None and dilation is not None:
             net.fc6.dilation = net.fc6.padding = (dilation, dilation)
     return bool(nets)

@@ -12,6 +12,8 @@ from typing import Any, Literal
 from weakseg.types import LABELS, WeaksegError
 
 Say = Callable[[str], None]
+BUILTIN = "builtin"
+"""Value of `saliency` that asks for the training-free estimate."""
 
 
 def _tell(line: str) -> None:
@@ -35,6 +37,7 @@ def run(
     layout: str | None = None,
     classes: str | Path | None = None,
     tags_from: str | None = None,
+    saliency: str | Path | None = None,
     workers: int | None = None,
     precision: str = "no",
     tensorboard: bool = False,
@@ -56,6 +59,8 @@ def run(
         dry_run: plan only; the result holds the plan and the estimated time, nothing is written.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
         layout, classes, tags_from: how to read the data set (see `weakseg.data.dataset.open_dataset`).
+        saliency: folder of saliency maps named like the photographs, or ``builtin``, a training-free estimate; in place
+            of the data set's own.
         workers: loader processes; None = as suits the device (`weakseg.train.fit`).
         precision: ``no``, ``bf16`` or ``fp16`` training.
         tensorboard: also write its event files (needs the extra).
@@ -73,9 +78,11 @@ def run(
     from weakseg.pipeline.recipe import resolve
     from weakseg.pipeline.run import Options
 
-    chosen = _chosen(recipe, set, weights)
+    chosen = _chosen(recipe, set, weights, saliency)
     resolve(chosen)  # a wrong key is said before the data set is read
-    dataset = open_dataset(data, layout=layout, classes=classes, tags_from=tags_from)
+    dataset = open_dataset(
+        data, layout=layout, classes=classes, tags_from=tags_from, saliency=_saliency_folder(saliency)
+    )
     options = Options(device=device, workers=workers, precision=precision, progress=progress, tensorboard=tensorboard)
     lists = Lists(train_list, val_list)
     return _run(chosen, dataset, Path(out), seeds, lists, reuse, overwrite, dry_run, options, _command(), say)
@@ -116,6 +123,7 @@ def label(
     weights: str | Path | None = None,
     set: Sequence[str] | Mapping[str, Any] = (),
     classes: str | Path | None = None,
+    saliency: str | Path | None = None,
     overwrite: bool = False,
     device: str = "auto",
     workers: int | None = None,
@@ -134,6 +142,7 @@ def label(
         recipe: its steps up to the pseudo-masks are run.
         run: an ended run whose networks label the photographs without training.
         weights, set, overwrite, device, workers, progress, say: as in `run`.
+        saliency: as in `run`, for a recipe that learns from saliency.
         classes: names or file that fix the order of the classes; else the run's, else the tags' sorted names.
 
     Returns:
@@ -149,12 +158,12 @@ def label(
 
     out = Path(out)
     if run is None:
-        chosen = _chosen(recipe, set, weights)
+        chosen = _chosen(recipe, set, weights, saliency)
         chosen, names = labelling(chosen), classes
     else:
         manifest = _manifest(Path(run))
         chosen, names = labelling(override(recipe_of(manifest), set), Path(run), manifest), manifest["classes"]
-    dataset = open_photos(photos, classes=names, tags_csv=tags)
+    dataset = open_photos(photos, classes=names, tags_csv=tags, saliency=_saliency_folder(saliency))
     for id in dataset.untagged:
         say(f"no row in {tags}: {id} is skipped")
     ran = run_recipe(
@@ -481,12 +490,24 @@ def _run_folder(run: Path) -> Path:
     return run
 
 
-def _chosen(recipe: str | Path, set: Sequence[str] | Mapping[str, Any], weights: str | Path | None) -> Any:
-    """The recipe with its settings, and with the networks of the weights file."""
+def _chosen(
+    recipe: str | Path,
+    set: Sequence[str] | Mapping[str, Any],
+    weights: str | Path | None,
+    saliency: str | Path | None = None,
+) -> Any:
+    """The recipe with its settings, with the networks of the weights file, and with saliency of its own if asked."""
     from weakseg.pipeline.execute import with_weights
-    from weakseg.pipeline.recipe import override, read_recipe
+    from weakseg.pipeline.recipe import override, read_recipe, with_builtin_saliency
 
-    return override(with_weights(override(read_recipe(recipe), _only_backbone(set)), _path(weights)), set)
+    read = read_recipe(recipe)
+    if saliency == BUILTIN:
+        read = with_builtin_saliency(read)
+    return override(with_weights(override(read, _only_backbone(set)), _path(weights)), set)
+
+
+def _saliency_folder(saliency: str | Path | None) -> str | Path | None:
+    return None if saliency == BUILTIN else saliency
 
 
 def _only_backbone(settings: Sequence[str] | Mapping[str, Any]) -> Any:

@@ -44,6 +44,12 @@ Classes = Annotated[
 TagsFrom = Annotated[
     str | None, typer.Option("--tags-from", help="tags.csv, boxes, folders, masks, or a .csv or .npy file.")
 ]
+Saliency = Annotated[
+    str | None,
+    typer.Option(
+        "--saliency", metavar="FOLDER|builtin", help="Saliency maps named like the photographs; builtin estimates them."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -91,6 +97,7 @@ def run(
     layout: Layout = None,
     classes: Classes = None,
     tags_from: TagsFrom = None,
+    saliency: Saliency = None,
     workers: Workers = None,
     precision: Annotated[str, typer.Option("--precision", help="no, bf16 or fp16 training.")] = "no",
     tensorboard: Annotated[bool, typer.Option("--tensorboard", help="Also write its event files.")] = False,
@@ -102,7 +109,8 @@ def run(
     result = api.run(
         recipe, data, out, set=set, seeds=seeds, weights=weights, train_list=train_list, val_list=val_list,
         reuse=reuse, overwrite=overwrite, dry_run=dry_run, device=device, layout=layout, classes=classes,
-        tags_from=tags_from, workers=workers, precision=precision, tensorboard=tensorboard, progress=progress,
+        tags_from=tags_from, saliency=saliency, workers=workers, precision=precision, tensorboard=tensorboard,
+        progress=progress,
     )  # fmt: skip
     if dry_run:
         _show_plan(result)
@@ -131,6 +139,7 @@ def label(
     weights: Weights = None,
     set: Set = [],  # noqa: B006
     classes: Classes = None,
+    saliency: Saliency = None,
     overwrite: Overwrite = False,
     device: Device = "auto",
     workers: Workers = None,
@@ -140,8 +149,8 @@ def label(
     from weakseg import api
 
     api.label(
-        photos, tags, out, recipe=recipe, run=run, weights=weights, set=set, classes=classes, overwrite=overwrite,
-        device=device, workers=workers, progress=progress,
+        photos, tags, out, recipe=recipe, run=run, weights=weights, set=set, classes=classes, saliency=saliency,
+        overwrite=overwrite, device=device, workers=workers, progress=progress,
     )  # fmt: skip
 
 

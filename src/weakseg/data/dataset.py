@@ -16,8 +16,8 @@ from torchvision import tv_tensors
 from weakseg._words import near
 from weakseg.data.coco import coco_files, index_coco
 from weakseg.data.folder import index_folder, photographs
-from weakseg.data.images import image_size, read_image, read_mask, read_saliency
-from weakseg.data.index import Index, Objects
+from weakseg.data.images import PHOTO_SUFFIXES, image_size, read_image, read_mask, read_saliency
+from weakseg.data.index import Files, Index, Objects
 from weakseg.data.lists import read_classes, read_list, read_tags_csv
 from weakseg.data.store import safe_name
 from weakseg.data.tags import Tags, numbered, settle, sorted_names
@@ -39,6 +39,7 @@ class Dataset:
         lists: name -> ids, as the list files give them; ``all`` = `ids`.
         has: what there is of ``tags``, ``boxes``, ``saliency``, ``masks``.
         tags_source: ``tags.csv``, ``xml``, ``json``, ``yolo``, ``masks``, ``folders``, ``npy``; or ``none``.
+        saliency_source: ``data set``, ``folder NAME``; or ``none``.
         untagged: ids for which the table of tags has no row (empty where tags come from elsewhere).
     """
 
@@ -52,6 +53,7 @@ class Dataset:
         self.untagged = () if self._tags is None else tuple(id for id in self.ids if id not in self._tags)
         self.lists: Mapping[str, tuple[str, ...]] = {**(index.lists or {"train": self.ids}), "all": self.ids}
         self.has = frozenset(self._found())
+        self.saliency_source = index.saliency_source if "saliency" in self.has else "none"
 
     def _found(self) -> list[str]:
         index = self._index
@@ -206,7 +208,7 @@ class Dataset:
             found = Objects(found.names, found.boxes * (width, height, width, height))
         return found
 
-    def sample(self, id: str, *, truth: bool = False, need_tags: bool = True) -> Sample:
+    def sample(self, id: str, *, truth: bool = False, need_tags: bool = True, saliency: bool = True) -> Sample:
         """One photograph with all that is known of it, without seeds and scores.
 
         Boxes are clipped to the photograph; one that has no area left is dropped (`check` reports it).
@@ -215,13 +217,14 @@ class Dataset:
             id: the photograph.
             truth: also read the true mask; only evaluation and `labels.truth` do.
             need_tags: whether missing tags are an error; otherwise they are all false.
+            saliency: also read the saliency map, if there is one.
 
         Raises:
             WeaksegError: a file is damaged or of another size, or the tags are needed and missing.
         """
         image = read_image(self.image_path(id))
         size = (int(image.shape[1]), int(image.shape[2]))
-        saliency = self.saliency_path(id)
+        salient = self.saliency_path(id) if saliency else None
         mask = self.truth(id, size) if truth else None
         boxes, labels = _clipped(self.boxes(id), size)
         return Sample(
@@ -230,7 +233,7 @@ class Dataset:
             tags=self.tags(id) if need_tags or self.has_tags(id) else torch.zeros(len(self.classes), dtype=torch.bool),
             boxes=boxes,
             box_labels=labels,
-            saliency=None if saliency is None else read_saliency(saliency, size),
+            saliency=None if salient is None else read_saliency(salient, size),
             mask=None if mask is None else tv_tensors.Mask(mask),
         )
 
@@ -265,6 +268,7 @@ def open_dataset(
     layout: str | None = None,
     classes: str | Path | Sequence[str] | None = None,
     tags_from: str | Path | None = None,
+    saliency: str | Path | None = None,
 ) -> Dataset:
     """Open a data set in VOC layout, COCO layout or a plain folder; reads names, lists and tables, no pixels.
 
@@ -276,6 +280,7 @@ def open_dataset(
         tags_from: ``tags.csv``, ``boxes`` (XML, JSON or YOLO), ``folders``, ``masks``, or a path of a CSV or of a
             ``cls_labels.npy``; by default the first there is of tags.csv, folders, boxes, cls_labels.npy. Never masks
             unless asked for.
+        saliency: a folder of saliency maps, named like the photographs, instead of the data set's own.
 
     Returns:
         The data set. Without any list file its list ``train`` holds every id, and there is no ``val``.
@@ -283,7 +288,7 @@ def open_dataset(
     Raises:
         WeaksegError: there is no such folder, no photograph, or something in it keeps it from being used.
     """
-    dataset, index = assemble(path, layout=layout, classes=classes, tags_from=tags_from)
+    dataset, index = assemble(path, layout=layout, classes=classes, tags_from=tags_from, saliency=saliency)
     _refuse(index.problems)
     return dataset
 
@@ -293,6 +298,7 @@ def open_photos(
     *,
     classes: str | Path | Sequence[str] | None = None,
     tags_csv: str | Path | None = None,
+    saliency: str | Path | None = None,
 ) -> Dataset:
     """Open a bare folder of photographs.
 
@@ -300,6 +306,7 @@ def open_photos(
         folder: photographs, in it or in its folder ``images``.
         classes: as in `open_dataset`; else the tags' names sorted.
         tags_csv: ``image,tag1;tag2``; an empty tag cell means background only.
+        saliency: as in `open_dataset`.
 
     Returns:
         A data set with the lists ``all`` and ``tagged``; `untagged` holds the photographs without a row.
@@ -310,6 +317,8 @@ def open_photos(
     root = _existing(folder)
     index = Index(root, "folder", photographs(root)[0])
     _check_photos(index)
+    if saliency is not None:
+        _take_saliency(index, Path(saliency))
     named = {} if tags_csv is None else read_tags_csv(tags_csv, index.photos, index.problems, index.notes)
     _refuse(index.problems)
     if classes is not None:
@@ -328,6 +337,7 @@ def assemble(
     layout: str | None = None,
     classes: str | Path | Sequence[str] | None = None,
     tags_from: str | Path | None = None,
+    saliency: str | Path | None = None,
 ) -> tuple[Dataset, Index]:
     """As `open_dataset`, but what is wrong with single entries stands in ``index.problems`` instead of being raised."""
     root = _existing(path)
@@ -339,6 +349,8 @@ def assemble(
     layout = layout or recognise(root)
     index = {"voc": index_voc, "coco": index_coco}[layout](root) if layout != "folder" else index_folder(root, given)
     _check_photos(index)
+    if saliency is not None:
+        _take_saliency(index, Path(saliency))
     return Dataset(index, settle(index, given, tags_from)), index
 
 
@@ -354,6 +366,19 @@ def _existing(path: str | Path) -> Path:
     if not root.is_dir():
         raise WeaksegError(f"{root} is {'a file' if root.exists() else 'not there'}; give the data set's folder")
     return root
+
+
+def _take_saliency(index: Index, folder: Path) -> None:
+    """Put the maps of `folder` in the place of the data set's own; one for none of the photographs is an error."""
+    if not folder.is_dir():
+        raise WeaksegError(f"there is no folder of saliency maps {folder}; give one, or builtin to have them estimated")
+    found = Files().scan(folder, PHOTO_SUFFIXES)
+    if not any(id in index.photos for id in found):
+        raise WeaksegError(
+            f"{folder} holds no saliency map of a photograph in {index.root}: name each like its photograph "
+            f"(such as {next(iter(index.photos), 'name')}.png)"
+        )
+    index.saliency, index.saliency_source = found, f"folder {folder.resolve().name}"
 
 
 def _refuse(problems: Sequence[str]) -> None:

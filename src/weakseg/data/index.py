@@ -125,6 +125,7 @@ class Index:
     Attributes:
         root, layout: the folder and its kind, ``voc``, ``coco`` or ``folder``.
         photos, masks, saliency, context: files by stem.
+        saliency_source: where the saliency maps come from, in a word or two.
         shapes: where masks come from for ids without a mask file.
         objects: boxes and their class names.
         classes: names in the layout's own order; None if it has none.
@@ -140,6 +141,7 @@ class Index:
     photos: Files
     masks: Files = field(default_factory=Files)
     saliency: Files = field(default_factory=Files)
+    saliency_source: str = "data set"
     context: Files = field(default_factory=Files)
     shapes: MaskSource | None = None
     objects: ObjectSource | None = None

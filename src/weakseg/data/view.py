@@ -8,6 +8,7 @@ from torchvision import tv_tensors
 
 from weakseg.data.dataset import Dataset
 from weakseg.data.store import Store
+from weakseg.ops.saliency import saliency_of
 from weakseg.types import Sample, ScoreMap, WeaksegError
 
 
@@ -23,6 +24,7 @@ class View(Sequence[Sample]):
         optional: names that may be missing for an id.
         truth: whether `sample.mask` is filled; only for `labels.truth`.
         need_tags: whether a photograph without tags is an error.
+        saliency: (store, key) of an earlier step's saliency maps, in place of the data set's own.
     """
 
     dataset: Dataset
@@ -32,6 +34,7 @@ class View(Sequence[Sample]):
     optional: frozenset[str] = frozenset()
     truth: bool = False
     need_tags: bool = True
+    saliency: tuple[Store, str] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -52,7 +55,11 @@ class View(Sequence[Sample]):
         if isinstance(index, slice):
             return replace(self, ids=self.ids[index])
         id = self.ids[index]
-        sample = self.dataset.sample(id, truth=self.truth, need_tags=self.need_tags)
+        if self.saliency is None:
+            sample = self.dataset.sample(id, truth=self.truth, need_tags=self.need_tags)
+        else:
+            sample = self.dataset.sample(id, truth=self.truth, need_tags=self.need_tags, saliency=False)
+            sample = replace(sample, saliency=self._saliency(*self.saliency, id, sample.size))
         if not self.seeds and not self.scores:
             return sample
         return replace(sample, seeds=self._seeds(id, sample.size), scores=self._scores(id, sample.size))
@@ -74,6 +81,16 @@ class View(Sequence[Sample]):
             _check_size(store, id, key, maps.size, size)
             found[name] = maps
         return found
+
+    def _saliency(self, store: Store, key: str, id: str, size: tuple[int, int]) -> tv_tensors.Mask:
+        maps = store.read(id, key)
+        if not isinstance(maps, ScoreMap):
+            raise WeaksegError(f"{store.folder} holds {store.kind(key)} under {key!r}; a saliency map was wanted")
+        _check_size(store, id, key, maps.size, size)
+        try:
+            return tv_tensors.Mask(saliency_of(maps))
+        except ValueError as error:
+            raise WeaksegError(f"{store.path(id, key)}: {error}; name a step that makes one") from None
 
     def _stored(self, names: Mapping[str, tuple[Store, str]], id: str) -> Iterator[tuple[str, tuple[Store, str]]]:
         """The outputs to read for `id`: all of them, but optional ones only if they exist."""

@@ -77,6 +77,7 @@ def write_manifest(
                 "name": chain.dataset.root.name,
                 "layout": chain.dataset.layout,
                 "tags_source": chain.dataset.tags_source,
+                "saliency_source": saliency_source(chain),
                 "has": sorted(chain.dataset.has),
                 "lists": asdict(lists),
                 "inputs_sha256": digest([p.parts["data"] for p in chain.steps.values()]),
@@ -90,6 +91,21 @@ def write_manifest(
             "command": command,
         },
     )
+
+
+def saliency_source(chain: Chain) -> str | None:
+    """Where the saliency maps come from that the run's steps read: ``data set``, ``folder NAME``, a method; or None.
+
+    A built-in, training-free estimate says so; several sources are joined by ``and``.
+    """
+    found: dict[str, None] = {}
+    for planned in chain.steps.values():
+        if planned.step.saliency is not None:
+            maker = chain.steps[planned.step.saliency.step].step
+            found[getattr(maker.method, "source", None) or f"step {maker.name}"] = None
+        elif "saliency" in planned.step.needs:
+            found[chain.dataset.saliency_source] = None
+    return " and ".join(found) or None
 
 
 def health(chain: Chain, planned: Planned) -> list[dict[str, Any]]:
@@ -137,6 +153,7 @@ def report_data(
     conventions: Mapping[str, str],
 ) -> dict[str, Any]:
     """The numbers of all seeds, as ``report.json`` holds them."""
+    source = saliency_source(chains[0])
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     evaluations, times = [], []
     for chain in chains:
@@ -175,7 +192,7 @@ def report_data(
         "seeds": [c.seed for c in chains],
         "classes": list(chains[0].dataset.classes),
         "summary": list(rows.values()),
-        "conventions": dict(conventions),
+        "conventions": {**conventions, **({"saliency maps": source} if source else {})},
         "findings": list(findings),
         "times": times,
         "evaluations": evaluations,

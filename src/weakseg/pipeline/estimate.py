@@ -119,6 +119,7 @@ def _stand_in(planned: Planned, sample: Sample) -> Sample:
     maps = ScoreMap(sample.present, oval.expand(len(sample.present), height, width).contiguous(), sample.size)
     return replace(
         sample,
+        saliency=sample.saliency if planned.step.saliency is None else tv_tensors.Mask(oval[None]),
         seeds={name: tv_tensors.Mask(labels) for name in planned.step.seeds},
         scores=dict.fromkeys(planned.step.scores, maps),
     )

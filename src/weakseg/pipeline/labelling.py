@@ -24,7 +24,7 @@ def labelling(recipe: Recipe, run: Path | None = None, manifest: Mapping[str, An
         step = by_name[queue.pop()]
         if step.name not in wanted:
             wanted.add(step.name)
-            queue += [r.step for r in (*step.scores.values(), *step.seeds.values())]
+            queue += [r.step for r in step.inputs if r is not step.saliency or _reads_saliency(step, run)]
             queue += [step.spec.model] if step.spec.model else []
     folders = {s["name"]: s["folder"] for s in manifest["steps"]} if manifest else {}
     steps = []
@@ -32,8 +32,17 @@ def labelling(recipe: Recipe, run: Path | None = None, manifest: Mapping[str, An
         update: dict[str, Any] = {"fit": "train", "list": ("train",)}
         if run is not None and by_name[spec.name].learns:
             update["fitted"] = str(run / "seed-0" / folders[spec.name] / "fit")
+        if not _reads_saliency(by_name[spec.name], run):
+            update["saliency"] = None
         steps.append(spec.model_copy(update=update))
     return recipe.model_copy(update={"steps": tuple(steps), "predictions": None})
+
+
+def _reads_saliency(step: Resolved, run: Path | None) -> bool:
+    """Whether the step looks at saliency when it labels: a network fitted before usually does not."""
+    if run is None or not step.learns:
+        return True
+    return "saliency" in getattr(step.method, "needs_to_score", getattr(step.method, "needs", ()))
 
 
 def recipe_of(manifest: Mapping[str, Any]) -> Recipe:

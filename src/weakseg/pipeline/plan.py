@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,11 @@ NUMBERS = 1
 
 NEEDS = {"tags": "tags", "boxes": "boxes", "saliency": "saliency", "mask": "masks"}
 """What a method's `needs` calls it -> what a data set's `has` calls it."""
+
+_SALIENCY_WAYS = (
+    "give a folder of maps named like the photographs with --saliency FOLDER, or let weakseg estimate them without "
+    "training with --saliency builtin"
+)
 
 
 @dataclass(frozen=True)
@@ -85,11 +90,13 @@ def plan(
     for index, step in enumerate(steps, start=1):
         if step.evaluates and _lacking(step, dataset):
             continue
-        _check_needs(step, dataset)
+        if hasattr(step.method, "for_classes"):
+            step = replace(step, method=step.method.for_classes(dataset.classes))
         fit_ids = lists.ids(dataset, step.spec.fit) if step.learns else ()
         ids = tuple(dict.fromkeys(i for name in step.lists for i in lists.ids(dataset, name)))
         if step.learns and not fit_ids:
             raise WeaksegError(f"step {step.name}: the list {step.spec.fit!r} is empty, there is nothing to learn from")
+        _check_needs(step, dataset, fit_ids)
         backbone = backbone_of(step) if step.learns else None
         parts = _parts(step, dataset, fit_ids, ids, backbone, planned, seed=seed, precision=precision)
         planned[step.name] = Planned(
@@ -148,7 +155,10 @@ def _parts(
     parts: dict[str, Any] = {"numbers": NUMBERS, "method": step.spec.method, "classes": list(dataset.classes)}
     parts |= {f"set.{k}": _plain(v) for k, v in constants(step.method).items()}
     parts["list"] = digest(ids)
-    parts["data"] = _data_digest(dataset, fit_ids + ids, frozenset(getattr(step.method, "needs", ())))
+    given = frozenset() if step.saliency is None else frozenset({"saliency"})
+    parts["data"] = _data_digest(dataset, fit_ids + ids, frozenset(getattr(step.method, "needs", ())) - given)
+    if step.saliency is not None:
+        parts["saliency"] = f"{earlier[step.saliency.step].fingerprint}/{step.saliency.key}"
     if isinstance(step.method, Folder):
         parts["folder"] = digest(
             [(f.name, file_hash(f)) for f in sorted(Path(step.method.path).iterdir()) if f.is_file()]
@@ -189,16 +199,30 @@ def _data_digest(dataset: Dataset, ids: tuple[str, ...], needs: frozenset[str]) 
     return digest(facts)
 
 
-def _check_needs(step: Resolved, dataset: Dataset) -> None:
-    if lacking := _lacking(step, dataset):
+def _check_needs(step: Resolved, dataset: Dataset, fit_ids: Sequence[str]) -> None:
+    lacking = _lacking(step, dataset)
+    if "saliency" in lacking:
+        raise WeaksegError(
+            f"step {step.name} ({step.spec.method}) learns from saliency maps, which {dataset.root} does not have; "
+            f"{_SALIENCY_WAYS}"
+        )
+    if lacking:
         raise WeaksegError(
             f"step {step.name} ({step.spec.method}) needs {' and '.join(lacking)}, which {dataset.root} does not have; "
             f"it has: {', '.join(sorted(dataset.has)) or 'photographs only'}"
         )
+    if "saliency" in step.needs and step.saliency is None:
+        without = [id for id in fit_ids if dataset.saliency_path(id) is None]
+        if without:
+            raise WeaksegError(
+                f"step {step.name} ({step.spec.method}): {len(without)} of its {len(fit_ids)} photographs have no "
+                f"saliency map ({', '.join(without[:3])}{' ...' * (len(without) > 3)}); {_SALIENCY_WAYS}"
+            )
 
 
 def _lacking(step: Resolved, dataset: Dataset) -> list[str]:
-    return [NEEDS[n] for n in getattr(step.method, "needs", ()) if NEEDS[n] not in dataset.has]
+    given = {"saliency"} if step.saliency is not None else set()
+    return [NEEDS[n] for n in sorted(step.needs - given) if NEEDS[n] not in dataset.has]
 
 
 def _plain(value: Any) -> Any:

@@ -13,9 +13,10 @@ A recipe is the list of steps of one row of the results table::
     - {name: val, method: evaluate.masks, seeds: segment, list: val}
 
 `scores` and `seeds` name an earlier step's output, ``step`` or ``step/key``; given as a dict they say under which name
-it stands in the sample. `model` lends the fitted network of an earlier step. `fit` is the list a step learns from,
-`list` the lists it writes outputs for. `fitted` is the ``fit`` folder of an ended run, in place of training. `folder`
-replaces a step by a folder of somebody else's maps or masks.
+it stands in the sample. `saliency` names a step whose map stands in for the data set's own. `model` lends the fitted
+network of an earlier step. `fit` is the list a step learns from, `list` the lists it writes outputs for. `fitted` is
+the ``fit`` folder of an ended run, in place of training. `folder` replaces a step by a folder of somebody else's maps
+or masks.
 """
 
 from collections.abc import Mapping, Sequence
@@ -31,7 +32,7 @@ from weakseg import methods
 from weakseg._words import near
 from weakseg.data.store import read_score_maps
 from weakseg.pipeline.evaluations import EVALUATIONS
-from weakseg.types import LABELS, SCORES, SEEDS, WeaksegError
+from weakseg.types import LABELS, SALIENCY, SCORES, SEEDS, WeaksegError
 
 
 class StepSpec(BaseModel):
@@ -47,6 +48,7 @@ class StepSpec(BaseModel):
     model: str | None = None
     scores: Mapping[str, str] = Field(default_factory=dict)
     seeds: Mapping[str, str] = Field(default_factory=dict)
+    saliency: str | None = None
     set: Mapping[str, Any] = Field(default_factory=dict)
     backbone: Mapping[str, Any] = Field(default_factory=dict)
     fitted: str | None = None
@@ -91,13 +93,17 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """A step whose method is loaded and configured; `scores` and `seeds` by the names the sample carries."""
+    """A step whose method is loaded and configured; `scores` and `seeds` by the names the sample carries.
+
+    `saliency` is the earlier step's map that stands in for the data set's own, or None.
+    """
 
     spec: StepSpec
     method: Any
     scores: Mapping[str, Input]
     seeds: Mapping[str, Input]
     backbone: Mapping[str, Any]
+    saliency: Input | None = None
 
     @property
     def name(self) -> str:
@@ -113,6 +119,17 @@ class Resolved:
     def evaluates(self) -> bool:
         """Whether the step compares with the truth and writes numbers only."""
         return hasattr(self.method, "evaluate")
+
+    @property
+    def inputs(self) -> tuple[Input, ...]:
+        """Outputs of earlier steps that the step reads."""
+        return (*self.scores.values(), *self.seeds.values(), *((self.saliency,) if self.saliency else ()))
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the data must have; a step that is fitted already may need less (`needs_to_score`)."""
+        known = frozenset(getattr(self.method, "needs", ()))
+        return known if self.spec.fitted is None else frozenset(getattr(self.method, "needs_to_score", known))
 
     @property
     def writes(self) -> tuple[str, ...]:
@@ -193,6 +210,28 @@ def override(recipe: Recipe, settings: Sequence[str] | Mapping[str, Any]) -> Rec
     return recipe.model_copy(update={"steps": tuple(steps.values()), "backbone": backbone})
 
 
+def with_builtin_saliency(recipe: Recipe) -> Recipe:
+    """The recipe with a step ``saliency.builtin`` in front, whose maps every step reads that learns from saliency.
+
+    Raises:
+        WeaksegError: no step of the recipe reads saliency, or each names its own source.
+    """
+    readers = [s for s in recipe.steps if s.saliency is None and "saliency" in _needs(s)]
+    if not readers:
+        raise WeaksegError(f"recipe {recipe.name}: no step is left that reads saliency maps; leave out --saliency")
+    name = next(n for n in (SALIENCY, f"{SALIENCY}-builtin") if n not in {s.name for s in recipe.steps})
+    lists = dict.fromkeys(each for s in readers for each in (s.fit, *(s.list or ("train",))))
+    first = StepSpec(name=name, method="saliency.builtin", list=tuple(lists))
+    steps = [s.model_copy(update={"saliency": name}) if s in readers else s for s in recipe.steps]
+    return recipe.model_copy(update={"steps": (first, *steps)})
+
+
+def _needs(spec: StepSpec) -> frozenset[str]:
+    if spec.method is None or spec.folder is not None or spec.method.startswith("evaluate."):
+        return frozenset()
+    return frozenset(getattr(methods.load(spec.method), "needs", ()))
+
+
 def resolve(recipe: Recipe) -> tuple[Resolved, ...]:
     """Load and configure every step's method and check that each input names an earlier step's output.
 
@@ -210,6 +249,7 @@ def resolve(recipe: Recipe) -> tuple[Resolved, ...]:
             scores={n: _input(spec.name, ref, done, ("full", "scores")) for n, ref in spec.scores.items()},
             seeds={n: _input(spec.name, ref, done, (LABELS,)) for n, ref in spec.seeds.items()},
             backbone={**recipe.backbone, **spec.backbone},
+            saliency=None if spec.saliency is None else _input(spec.name, spec.saliency, done, (SALIENCY,)),
         )
         if spec.model is not None and not (spec.model in done and done[spec.model].learns):
             raise WeaksegError(f"step {spec.name}: model {spec.model!r} is no earlier step that trains a network")

@@ -190,6 +190,7 @@ def _leading(specs: Mapping[str, Mapping[str, Any]], ends: Iterable[str | None])
         spec = specs[name]
         queue += [ref.partition("/")[0] for role in ("scores", "seeds") for ref in spec[role].values()]
         queue += [spec["model"]] if spec["model"] else []
+        queue += [spec["saliency"].partition("/")[0]] if spec.get("saliency") else []
     return wanted
 
 

@@ -71,7 +71,7 @@ class Chain:
 
     def view(self, planned: Planned, ids: tuple[str, ...]) -> View:
         """What the step may see of `ids` to learn or to refine."""
-        needs = frozenset(getattr(planned.step.method, "needs", ()))
+        needs, given = frozenset(getattr(planned.step.method, "needs", ())), planned.step.saliency
         return View(
             dataset=self.dataset,
             ids=ids,
@@ -80,6 +80,7 @@ class Chain:
             optional=frozenset(getattr(planned.step.method, "optional", ())),
             truth="mask" in needs and not planned.step.evaluates,
             need_tags="tags" in needs,
+            saliency=None if given is None else (self.steps[given.step].store, given.key),
         )
 
     def photographs(self, ids: tuple[str, ...]) -> View:

@@ -1,11 +1,13 @@
-"""A folder of masks against a folder of true masks, whoever made them."""
+"""A folder of masks or score maps against a folder of true masks, whoever made them."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from weakseg.data.store import read_bytes, read_label_map
+from weakseg.data.store import read_bytes, read_label_map, read_score_maps
+from weakseg.evaluate.activation import random_share
 from weakseg.evaluate.masks import Counts, count_masks, summarise
+from weakseg.evaluate.sweep import evaluate_scores
 from weakseg.ops.metrics import AbsentClass, IgnoredPrediction
 from weakseg.types import MAX_CLASSES, WeaksegError
 
@@ -36,7 +38,7 @@ def evaluate_folders(
     Raises:
         WeaksegError: an empty or missing folder, a missing prediction, a mask of another size, an unknown class id.
     """
-    predictions, truths = _pngs(pred, "predictions"), _pngs(truth, "true masks")
+    predictions, truths = _files(pred, "predictions"), _files(truth, "true masks")
     missing = sorted(set(truths) - set(predictions))
     if missing:
         more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
@@ -56,6 +58,55 @@ def evaluate_folders(
         counts, names = _only_seen(counts)
     result = summarise(counts, names, ignored_prediction=ignored_prediction, absent=absent)
     return {**result, "extra_predictions": len(set(predictions) - set(truths))}
+
+
+def evaluate_score_folder(
+    scores: Path | str,
+    truth: Path | str,
+    classes: Path | str | Sequence[str],
+    *,
+    key: str = "full",
+    thresholds: int = 256,
+    fixed: float = 0.2,
+    share: float = 1.0,
+    seed: int = 0,
+    absent: AbsentClass = "irn",
+    threads: int = 2,
+) -> dict[str, Any]:
+    """Threshold curve, best thresholds and activations of the score maps (.npz) in `scores`, such as a step's own.
+
+    Args:
+        scores: folder of ``<id>.npz`` files, or one that holds them in ``scores/``, as a run's step folder does.
+        truth: folder of true masks of the same stems; score maps without truth are left out.
+        classes: foreground names, one a line in a file, or a list.
+        key: which maps of a file; they have the size of the truth.
+        thresholds, fixed, absent, threads: see `evaluate_scores`.
+        share: a random part of the photographs, see `random_share`; AMN takes 0.1 of COCO.
+        seed: of that choice.
+
+    Returns:
+        As `evaluate_scores`.
+
+    Raises:
+        WeaksegError: an empty or missing folder, no score map with truth, a file without `key`, a map of another size.
+    """
+    folder = Path(scores) / "scores" if (Path(scores) / "scores").is_dir() else Path(scores)
+    found, truths = _files(folder, "score maps", ".npz"), _files(truth, "true masks")
+    ids = random_share(sorted(set(found) & set(truths)), share, seed)
+    if not ids:
+        raise WeaksegError(f"none of the {len(found)} score maps in {folder} has a true mask of its stem in {truth}")
+
+    result = evaluate_scores(
+        lambda id: read_score_maps(found[id], [key])[key],
+        lambda id: read_label_map(truths[id]),
+        ids,
+        _names(classes),
+        thresholds=thresholds,
+        fixed=fixed,
+        absent=absent,
+        threads=threads,
+    )
+    return {**result, "without_truth": len(set(found) - set(truths))}
 
 
 def format_table(result: dict[str, Any]) -> str:
@@ -89,13 +140,13 @@ def _percent(share: float | None) -> str:
     return "-" if share is None else f"{100 * share:.1f} %"
 
 
-def _pngs(folder: Path | str, what: str) -> dict[str, Path]:
-    folder = Path(folder)
+def _files(folder: Path | str, what: str, suffix: str = ".png") -> dict[str, Path]:
+    folder, kind = Path(folder), "PNG" if suffix == ".png" else suffix[1:]
     if not folder.is_dir():
-        raise WeaksegError(f"{folder} is no folder; it should hold the {what} as PNG")
-    files = {p.stem: p for p in sorted(folder.iterdir()) if p.suffix.lower() == ".png" and not p.name.startswith(".")}
+        raise WeaksegError(f"{folder} is no folder; it should hold the {what} as {kind}")
+    files = {p.stem: p for p in sorted(folder.iterdir()) if p.suffix.lower() == suffix and not p.name.startswith(".")}
     if not files:
-        raise WeaksegError(f"{folder} holds no PNG; it should hold the {what}, one file a photograph")
+        raise WeaksegError(f"{folder} holds no {kind}; it should hold the {what}, one file a photograph")
     return files
 
 

@@ -9,13 +9,11 @@ import torch
 from torch import Tensor
 
 from weakseg.evaluate._threads import each
+from weakseg.evaluate.activation import activation_histogram, foreground_activation, per_class, threshold_histogram
 from weakseg.evaluate.conventions import conventions, names, plain
 from weakseg.ops.metrics import AbsentClass, iou_table
 from weakseg.ops.thresholds import JointHistogram, Sweep, best_of_histogram, even_thresholds, joint_histogram
 from weakseg.types import LabelMap, ScoreMap, WeaksegError
-
-BINS = 20
-"""Bars of the histogram of per-image best thresholds."""
 
 
 def evaluate_scores(
@@ -45,32 +43,38 @@ def evaluate_scores(
         ``fixed`` and ``best``: each ``threshold``, ``miou``, ``iou``, ``precision``, ``recall``; ``classes``
         (background first); ``curve``: ``thresholds``, ``miou``; ``plateau`` [first, last] threshold around the best
         within one point of it, ``plateau_width``; ``area`` under the curve; ``per_image_best``: ``edges`` and
-        ``counts`` of a histogram of each photograph's own best threshold, ``mean``, ``std``; ``images``,
-        ``without_truth``; ``conventions`` in words; ``seconds``, ``images_per_second``.
+        ``counts`` of a histogram of each photograph's own best threshold, ``mean``, ``std``; ``per_class``: curve,
+        best and histogram of each class (`activation.per_class`); ``foreground_activation``: how high the maps are on
+        their objects (`activation.activation_histogram`); ``images``, ``without_truth``; ``conventions`` in words;
+        ``seconds``, ``images_per_second``.
 
     Raises:
         WeaksegError: no photograph has truth; maps of another size; a threshold outside 0..1.
     """
     levels = _thresholds(thresholds, fixed)
 
-    def count(id: str) -> tuple[JointHistogram, float] | None:
+    def count(id: str) -> tuple[JointHistogram, float, dict[int, Tensor]] | None:
         truth = read_truth(id)
         if truth is None:
             return None
-        joint = joint_histogram(read_scores(id), truth, levels)
-        return joint, best_of_histogram(joint, levels)
+        maps = read_scores(id)
+        joint = joint_histogram(maps, truth, levels)
+        return joint, best_of_histogram(joint, levels), foreground_activation(maps, truth)
 
     start = time.perf_counter()
     sweep = Sweep(len(classes) + 1, levels)
-    own: list[float] = []
+    own: list[tuple[float, tuple[int, ...]]] = []
+    activations: dict[int, Tensor] = {}
     without_truth = 0
     for _, found in each(count, ids, threads):
         if found is None:
             without_truth += 1
             continue
-        sweep.add(found[0])
-        if found[1] == found[1]:  # nan: the whole truth is 255
-            own.append(found[1])
+        joint, best, inside = found
+        sweep.add(joint)
+        activations |= {k: activations.get(k, 0) + pixels for k, pixels in inside.items()}
+        if best == best:  # nan: the whole truth is 255
+            own.append((best, joint.truths))
     seconds = time.perf_counter() - start
     curve = sweep.scores(absent)
     return {
@@ -82,7 +86,9 @@ def evaluate_scores(
         "plateau": list(curve.plateau),
         "plateau_width": curve.plateau_width,
         "area": curve.area,
-        "per_image_best": _histogram(torch.tensor(own)),
+        "per_image_best": threshold_histogram([best for best, _ in own]),
+        "per_class": per_class(curve, own),
+        "foreground_activation": activation_histogram(activations, len(classes)),
         "images": len(own),
         "without_truth": without_truth,
         "conventions": conventions("miss", absent),
@@ -106,14 +112,4 @@ def _at(sweep: Sweep, threshold: float, absent: AbsentClass) -> dict[str, Any]:
         "iou": plain(scores.iou),
         "precision": plain(scores.precision),
         "recall": plain(scores.recall),
-    }
-
-
-def _histogram(values: Tensor) -> dict[str, Any]:
-    counts = torch.histc(values, bins=BINS, min=0.0, max=1.0)
-    return {
-        "edges": [round(k / BINS, 4) for k in range(BINS + 1)],
-        "counts": [int(c) for c in counts.tolist()],
-        "mean": float(values.mean()),
-        "std": float(values.std(correction=0)),
     }

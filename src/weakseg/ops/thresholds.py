@@ -170,16 +170,26 @@ class Sweep:
         table = iou_table(self.matrices(), absent=absent)
         levels, miou = self.thresholds.double(), table.mean
         best = int(miou.argmax())
-        first, last = _run_around(best, (miou >= miou[best] - ONE_POINT).tolist())
-        return Curve(
-            levels,
-            miou,
-            table.iou,
-            float(levels[best]),
-            float(miou[best]),
-            (float(levels[first]), float(levels[last])),
-            float(torch.trapezoid(miou, levels)),
-        )
+        area = float(torch.trapezoid(miou, levels))
+        return Curve(levels, miou, table.iou, float(levels[best]), float(miou[best]), plateau(levels, miou), area)
+
+
+def plateau(thresholds: Tensor, values: Tensor, drop: float = ONE_POINT) -> tuple[float, float]:
+    """First and last threshold around the (first) best value that cost at most `drop`, without a gap.
+
+    Args:
+        thresholds: float (n,), sorted.
+        values: float (n,), such as the mIoU or the IoU of one class at each of them.
+        drop: what the plateau may lie below its best; one point is 0.01.
+
+    >>> plateau(torch.tensor([0.0, 0.2, 0.4, 0.6, 0.8]), torch.tensor([0.5, 0.1, 0.5, 0.495, 0.4]))
+    (0.0, 0.0)
+    >>> plateau(torch.tensor([0.0, 0.25, 0.5, 0.75]), torch.tensor([0.1, 0.495, 0.5, 0.3]))
+    (0.25, 0.5)
+    """
+    best = int(values.argmax())
+    first, last = _run_around(best, (values >= values[best] - drop).tolist())
+    return float(thresholds[first]), float(thresholds[last])
 
 
 def best_threshold(score_map: ScoreMap, truth: LabelMap, thresholds: Tensor | None = None) -> float:

@@ -173,7 +173,9 @@ def test_pointing_at_a_common_centre_costs_nothing():
     to_centre = torch.stack([5 - y, 6 - x])[None]  # cells, (dy, dx)
     losses = displacement_losses(to_centre, label_pairs(torch.full((1, 12, 12), 4, dtype=torch.uint8), 5), 5)
     assert float(losses["displacement_foreground"]) == pytest.approx(0, abs=1e-6)
-    still = displacement_losses(torch.ones_like(to_centre), label_pairs(torch.zeros(1, 12, 12, dtype=torch.uint8), 5), 5)
+    still = displacement_losses(
+        torch.ones_like(to_centre), label_pairs(torch.zeros(1, 12, 12, dtype=torch.uint8), 5), 5
+    )
     assert float(still["displacement_background"]) == 0
 
 

@@ -14,7 +14,7 @@ KERNELS = ("compiled", "torch")
 
 def dense(affinity: torch.Tensor, offsets, beta: float, squarings: int) -> np.ndarray:
     """float64 (n, n): A with ones on the diagonal, power, columns normalised, squared."""
-    count, height, width = affinity.shape
+    height, width = affinity.shape[1:]
     a = np.eye(height * width)
     for p, (dy, dx) in enumerate(offsets):
         for y, x in np.ndindex(height, width):
@@ -75,7 +75,7 @@ def test_a_quarter_of_a_photograph(kernel):
 
 
 def test_columns_sum_to_one_and_outside_weighs_nothing():
-    scores, affinity = example()
+    _, affinity = example()
     step = transition(torch.ones_like(affinity), pair_offsets(5), 10)  # even where targets lie outside
     torch.testing.assert_close(step.weights.sum(dim=0), torch.ones(19, 23))
     for i, (dy, dx) in enumerate(step.offsets):
@@ -89,7 +89,9 @@ def test_columns_sum_to_one_and_outside_weighs_nothing():
 def test_a_constant_stays_and_nothing_leaves_its_range(kernel):
     scores, affinity = example()
     step = transition(affinity, pair_offsets(5), 10)
-    assert torch.equal(random_walk(torch.full((1, 19, 23), 0.7), step, 256, kernel=kernel), torch.full((1, 19, 23), 0.7))
+    assert torch.equal(
+        random_walk(torch.full((1, 19, 23), 0.7), step, 256, kernel=kernel), torch.full((1, 19, 23), 0.7)
+    )
     got = random_walk(scores, step, 7, kernel=kernel)
     assert float(scores.min()) - 1e-7 <= float(got.min()) <= float(got.max()) <= float(scores.max()) + 1e-7
 

@@ -51,10 +51,7 @@ def pair_offsets(radius: int) -> tuple[tuple[int, int], ...]:
     """
     reach = range(-radius + 1, radius)
     return tuple(
-        (dy, dx)
-        for dy in range(radius)
-        for dx in reach
-        if (dy > 0 or dx > 0) and dy * dy + dx * dx < radius * radius
+        (dy, dx) for dy in range(radius) for dx in reach if (dy > 0 or dx > 0) and dy * dy + dx * dx < radius * radius
     )
 
 

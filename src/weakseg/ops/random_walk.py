@@ -60,7 +60,7 @@ def transition(affinity: Tensor, offsets: Sequence[tuple[int, int]], beta: float
     if len(affinity) != len(offsets):
         raise WeaksegError(f"{len(affinity)} maps of affinity for {len(offsets)} offsets: give one map an offset")
     height, width = affinity.shape[1:]
-    tied = affinity.double().pow(beta)
+    tied = affinity.pow(beta).double()
     forward, backward = torch.zeros_like(tied), torch.zeros_like(tied)
     for p, (dy, dx) in enumerate(offsets):
         source = _inside(height, dy), _inside(width, dx)

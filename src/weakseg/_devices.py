@@ -45,8 +45,9 @@ def _cuda_device(asked: str, index: int) -> torch.device:
 
 
 def cores() -> int:
-    """CPU cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """CPU cores that this process may use: its part of them where a launcher started several on one machine."""
+    there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, there // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
 
 
 def loader_workers(workers: int | None, device: torch.device) -> int:
@@ -62,7 +63,7 @@ def loader_workers(workers: int | None, device: torch.device) -> int:
         return workers
     if device.type == "cpu":
         return 0
-    return max(1, min(8, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))))
+    return min(8, cores())
 
 
 def processes(device: torch.device) -> PartialState:

@@ -88,7 +88,7 @@ def count_masks(
     total = torch.zeros(num_classes, num_classes + 1, dtype=torch.int64)
     per_image: dict[str, float] = {}
     without_truth = with_ignored = 0
-    for id, found in each(count, ids, threads):
+    for id, found in each(count, ids, threads, "judge"):
         if found is None:
             without_truth += 1
             continue

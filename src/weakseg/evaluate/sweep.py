@@ -66,7 +66,7 @@ def evaluate_scores(
     own: list[tuple[float, tuple[int, ...]]] = []
     activations: dict[int, Tensor] = {}
     without_truth = 0
-    for _, found in each(count, ids, threads):
+    for _, found in each(count, ids, threads, "judge"):
         if found is None:
             without_truth += 1
             continue

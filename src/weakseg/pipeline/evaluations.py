@@ -5,15 +5,18 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from weakseg.data.store import Store
 from weakseg.data.view import View
+from weakseg.evaluate._threads import each
 from weakseg.evaluate.conventions import plain
 from weakseg.evaluate.health import Finding, check_classifier
 from weakseg.evaluate.masks import evaluate_masks
+from weakseg.evaluate.saliency import evaluate_saliency, foreground_share, lambda_errors
 from weakseg.evaluate.sweep import evaluate_scores
 from weakseg.ops.metrics import tag_map
+from weakseg.ops.saliency import saliency_of
 from weakseg.types import WeaksegError
 
 
@@ -118,15 +121,88 @@ class Tags:
         """Classify the photographs with the network that `model` lends."""
         if look.model is None or not hasattr(look.lender, "classify"):
             raise WeaksegError("evaluate.tags wants `model`: a step whose method can `classify`")
-        logits, tags = [], []
-        with torch.inference_mode():
-            for sample in look.view:
-                logits.append(look.lender.classify(look.model, sample).float().cpu())
-                tags.append(sample.tags)
+        model, place = look.model, {id: k for k, id in enumerate(look.view.ids)}
+
+        def classify(id: str) -> tuple[Tensor, Tensor]:
+            sample = look.view[place[id]]
+            with torch.inference_mode():
+                return look.lender.classify(model, sample).float().cpu(), sample.tags
+
+        logits, tags = zip(*(found for _, found in each(classify, look.view.ids, label="tags")), strict=True)
         result = tag_map(torch.stack(logits), torch.stack(tags))
         facts = {"per_class": plain(result.per_class), "mean": result.mean, "chance": result.chance}
         rows = (("", result.mean, "mAP"), ("by chance", result.chance, "mAP"))
         return Outcome("tags", rows, facts, tuple(check_classifier(result, look.view.dataset.classes)))
 
 
-EVALUATIONS: dict[str, Any] = {"masks": Masks(), "scores": Scores(), "tags": Tags()}
+@dataclass(frozen=True, slots=True)
+class Saliency:
+    """Error of saliency maps, such as EPS' estimated ones, against the given maps and the true foreground."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"mask", "saliency"})
+
+    def evaluate(self, look: Look) -> Outcome:
+        """Judge the saliency maps of `scores`; the given ones are those of the step's `saliency` or of the data set."""
+        place = {id: k for k, id in enumerate(look.view.ids)}
+        result = evaluate_saliency(
+            lambda id: saliency_of(look.read(id)),
+            lambda id: look.view[place[id]].saliency,
+            look.truth,
+            look.view.ids,
+            threads=look.threads,
+        )
+        rows = [("to the given maps", result["error_to_given"], "MAE")]
+        for name in ("estimated", "given"):
+            if result[name] is not None:
+                rows.append((f"{name}, to the true foreground", result[name]["error"], "MAE"))
+                rows.append((f"{name}, at 0.5", result[name]["f_measure"], "F-measure"))
+        return Outcome("saliency", tuple(row for row in rows if row[1] is not None), result)
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """EPS' map selection over tau and its saliency loss over lambda, for the fitted network that `model` lends."""
+
+    taus: tuple[float, ...] = (0.2, 0.3, 0.4, 0.5)
+    lams: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
+
+    needs: ClassVar[frozenset[str]] = frozenset({"tags", "saliency"})
+
+    def evaluate(self, look: Look) -> Outcome:
+        """How often each class counts as foreground; how well the maps explain the saliency maps."""
+        if look.model is None or not hasattr(look.lender, "selection"):
+            raise WeaksegError("evaluate.selection wants `model`: a step of eps")
+        overlaps, errors = [], []
+        with torch.inference_mode():
+            for sample in look.view:
+                seen = look.lender.selection(look.model, sample)
+                overlaps.append(seen.overlaps.cpu())
+                errors.append(lambda_errors(seen.foreground, seen.background, seen.saliency, self.lams).cpu())
+        table, loss = torch.stack(overlaps), torch.stack(errors).mean(0)
+        shares = foreground_share(table, self.taus)
+        result = {
+            "classes": list(look.view.dataset.classes),
+            "overlap": plain(table.nanmean(0)),
+            "taus": list(self.taus),
+            "share": [plain(row) for row in shares],
+            "lams": list(self.lams),
+            "loss": plain(loss),
+        }
+        rows = tuple(
+            (
+                f"classes in front at tau {tau:.2f}",
+                float((table > tau).sum() / (~table.isnan()).sum().clamp(min=1)),
+                "share",
+            )
+            for tau in self.taus
+        )
+        return Outcome("selection", rows, result)
+
+
+EVALUATIONS: dict[str, Any] = {
+    "masks": Masks(),
+    "scores": Scores(),
+    "tags": Tags(),
+    "saliency": Saliency(),
+    "selection": Selection(),
+}

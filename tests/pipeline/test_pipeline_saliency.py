@@ -30,6 +30,7 @@ steps:
 - {name: threshold, method: labels.threshold, scores: eps/full, list: [train, val], set: {background: 0.2}}
 - {name: maps, method: evaluate.scores, scores: eps/full}
 - {name: tags, method: evaluate.tags, model: eps, list: val}
+- {name: selection, method: evaluate.selection, model: eps, list: val}
 """
 
 
@@ -47,9 +48,9 @@ def place(tmp_path_factory):
     return place
 
 
-def go(place, out, data="scenes", **more):
+def go(place, out, data="scenes", recipe="tiny.yaml", **more):
     return api.run(
-        place / "tiny.yaml", place / data, place / out, device="cpu", workers=0, progress=False, say=quiet, **more
+        place / recipe, place / data, place / out, device="cpu", workers=0, progress=False, say=quiet, **more
     )
 
 
@@ -104,7 +105,7 @@ def test_a_folder_of_other_names_or_none_is_refused(place, tmp_path):
 def test_the_built_in_step_goes_in_front_of_the_steps_that_need_it():
     recipe = with_builtin_saliency(parse_recipe(RECIPE, "t"))
     assert [s.name for s in recipe.steps][:3] == ["saliency", "eps", "threshold"]
-    assert [s.saliency for s in recipe.steps] == [None, "saliency", None, None, None]
+    assert [s.saliency for s in recipe.steps] == [None, "saliency", None, None, None, "saliency"]
     assert recipe.steps[0].list == ("train", "val")
     eps = resolve(recipe)[1]
     assert (eps.saliency.step, eps.saliency.key) == ("saliency", "saliency")
@@ -153,7 +154,9 @@ def test_predefined_classes_are_ids_in_the_plan(place):
 
 @pytest.fixture(scope="module")
 def ended(place):
-    return go(place, "run", set=["eps.estimated=true"])
+    text = RECIPE + "- {name: estimate, method: evaluate.saliency, scores: eps/saliency, list: [train, val]}\n"
+    (place / "estimated.yaml").write_text(text)
+    return go(place, "run", recipe="estimated.yaml", set=["eps.estimated=true"])
 
 
 @pytest.mark.slow
@@ -166,6 +169,17 @@ def test_eps_on_scenes_writes_maps_labels_and_its_source(place, ended):
     assert any("saliency" in json.dumps(line) for line in losses)
     assert manifest_of(place / "run")["data"]["saliency_source"] == "data set"
     assert ended["conventions"]["saliency maps"] == "data set"
+    judged = {e["step"]: e["result"] for e in ended["evaluations"]}
+    data = open_dataset(place / "scenes")
+    errors = [
+        float((store.read(id, "saliency").scores - data.sample(id).saliency).abs().mean())
+        for id in (*data.list("train"), *data.list("val"))
+    ]
+    assert judged["estimate"]["error_to_given"] == pytest.approx(np.mean(errors), rel=1e-4)
+    assert judged["estimate"]["given"]["error"] < 0.5
+    share = np.array(judged["selection"]["share"], dtype=float)
+    assert share.shape == (4, len(data.classes))
+    assert (np.diff(share[:, ~np.isnan(share[0])], axis=0) <= 0).all()  # a higher tau keeps fewer
 
 
 @pytest.mark.slow

@@ -10,13 +10,14 @@ The classifier has C + 1 channels with background *last*; the score maps it writ
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, TypeAlias
+from typing import ClassVar, Literal, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from weakseg.models.backbones import FeatureNet, build_backbone
+from weakseg.models.backbones import build_backbone
+from weakseg.models.eps import EpsNet
 from weakseg.ops.cam import max_normalise, merge_flip, merge_psa, merge_strided
 from weakseg.ops.image import scale_image
 from weakseg.ops.losses import multilabel_soft_margin
@@ -156,36 +157,21 @@ def classification_loss(logits: Tensor, tags: Tensor) -> Tensor:
     return multilabel_soft_margin(logits[:, :-1].mean(dim=(2, 3)), tags)
 
 
-# --- the network and the method ---
+# --- the method ---
 
 
-class EpsNet(nn.Module):
-    """Backbone and a 1x1 convolution to C + 1 maps, without bias and without dropout before it (methods.md 6.2).
+class Selection(NamedTuple):
+    """The map selection of one photograph.
 
     Attributes:
-        normalise: uint8 RGB image -> the network's input.
+        overlaps: float (C,), O of each class; nan for absent ones.
+        foreground, background, saliency: float (1, h, w), 0-1: M_fg, M_bg and M_s.
     """
 
-    def __init__(self, backbone: FeatureNet, num_classes: int) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.classifier = nn.Conv2d(backbone.channels[-1], num_classes + 1, kernel_size=1, bias=False)
-        nn.init.xavier_uniform_(self.classifier.weight)
-        self.normalise = backbone.normalise
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits (B, C + 1, h, w), background last, of normalised images (B, 3, H, W)."""
-        logits: Tensor = self.classifier(self.backbone(images)[-1])
-        return logits
-
-    def new_parameters(self) -> list[nn.Parameter]:
-        """Parameters that no pre-training has touched: they learn at a higher rate."""
-        return list(self.classifier.parameters())
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.classifier.weight.device
+    overlaps: Tensor
+    foreground: Tensor
+    background: Tensor
+    saliency: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,7 +295,12 @@ class Eps:
 
     def estimate(self, maps: Tensor, saliency: Tensor, tags: Tensor) -> Tensor:
         """Eqs. (2) and (1): float (B, 1, h, w), 0-1, of localization maps and a saliency map of one size."""
-        selected = select(
+        lam = 1.0 if self.strategy == "baseline" else self.lam
+        return estimated_saliency(*foreground_and_background(maps, tags, self.select(maps, saliency, tags)), lam)
+
+    def select(self, maps: Tensor, saliency: Tensor, tags: Tensor) -> Tensor:
+        """`select` by this method's constants."""
+        return select(
             maps,
             saliency,
             tags,
@@ -318,8 +309,6 @@ class Eps:
             predefined=self._predefined(),
             per_pixel=self.per_pixel,
         )
-        lam = 1.0 if self.strategy == "baseline" else self.lam
-        return estimated_saliency(*foreground_and_background(maps, tags, selected), lam)
 
     def score(self, model: EpsNet, sample: Sample) -> Mapping[str, ScoreMap]:
         """Score maps of the tagged classes, 0-1, on the model's device; with `estimated` also ``saliency``."""
@@ -339,6 +328,16 @@ class Eps:
         image = model.normalise(sample.image.as_subclass(Tensor).to(model.device))
         return model(image[None])[0, :-1].mean(dim=(1, 2))
 
+    def selection(self, model: EpsNet, sample: Sample) -> Selection:
+        """What the map selection sees of a photograph in training: one view, at feature resolution."""
+        saliency, tags = self._given(sample)[None].to(model.device), sample.tags[None].to(model.device)
+        image = model.normalise(sample.image.as_subclass(Tensor).to(model.device))
+        maps = localization_maps(model(image[None]).float(), self.norm)
+        saliency = nearest_saliency(saliency, (maps.shape[2], maps.shape[3]))
+        foreground, background = foreground_and_background(maps, tags, self.select(maps, saliency, tags))
+        overlaps = overlap(maps, saliency, self.per_pixel).where(tags, torch.nan)
+        return Selection(overlaps[0], foreground[0], background[0], saliency[0])
+
     def _views(self, model: EpsNet, sample: Sample) -> Iterator[Tensor]:
         """float (K, h_s, w_s) of each scale, of view and mirror image summed; background last if it counts."""
         channels = sample.tags.nonzero().flatten().tolist() + ([len(sample.tags)] if self.estimated else [])
@@ -355,15 +354,18 @@ class Eps:
 
     def _estimated(self, mean: Tensor, sample: Sample) -> Tensor:
         """float (1, H, W), 0-1: Eq. (1) of the maps (K + 1, H, W), the mean over all views."""
-        if sample.saliency is None:
-            raise WeaksegError(
-                f"{sample.id}: estimated = true compares with the photograph's saliency map, and there is none; "
-                "give --saliency FOLDER or --saliency builtin, or leave estimated = false"
-            )
-        saliency = sample.saliency.as_subclass(Tensor).to(mean)
+        saliency = self._given(sample).to(mean)
         maps = mean.new_zeros(1, len(sample.tags) + 1, *sample.size)
         maps[0, [*sample.tags.nonzero().flatten().tolist(), -1]] = mean
         return self.estimate(maps, saliency[None], sample.tags[None].to(mean.device))[0]
+
+    def _given(self, sample: Sample) -> Tensor:
+        if sample.saliency is None:
+            raise WeaksegError(
+                f"{sample.id} has no saliency map to compare with; give --saliency FOLDER or --saliency builtin, "
+                "or leave estimated = false"
+            )
+        return sample.saliency.as_subclass(Tensor)
 
     def _predefined(self) -> list[int]:
         if self.strategy != "predefined":

@@ -227,9 +227,11 @@ def with_builtin_saliency(recipe: Recipe) -> Recipe:
 
 
 def _needs(spec: StepSpec) -> frozenset[str]:
-    if spec.method is None or spec.folder is not None or spec.method.startswith("evaluate."):
+    if spec.method is None or spec.folder is not None:
         return frozenset()
-    return frozenset(getattr(methods.load(spec.method), "needs", ()))
+    file, _, entry = spec.method.partition(".")
+    method = EVALUATIONS.get(entry) if file == "evaluate" else methods.load(spec.method)
+    return frozenset(getattr(method, "needs", ()))
 
 
 def resolve(recipe: Recipe) -> tuple[Resolved, ...]:

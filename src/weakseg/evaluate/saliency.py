@@ -1,0 +1,174 @@
+"""Saliency maps against one another and against the true foreground, and which classes EPS finds in them.
+
+The estimated saliency map of EPS (Lee et al., CVPR 2021, Fig. 3; methods.md 11) is meant to correct the given one:
+restore objects that it misses, remove what belongs to no class. Errors are the two numbers of that field: mean absolute
+error, and the F-measure with beta^2 = 0.3 of Achanta et al., "Frequency-tuned Salient Region Detection", CVPR 2009.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from weakseg.evaluate._threads import each
+from weakseg.evaluate.conventions import plain
+from weakseg.types import BACKGROUND, IGNORE, LabelMap
+
+BETA2 = 0.3
+"""Weight of recall in the F-measure: precision counts more."""
+LEVELS = 51
+"""Thresholds 0, 0.02 ... 1 of the curve."""
+
+
+def absolute_error(saliency: Tensor, target: Tensor, known: Tensor | None = None) -> float:
+    """Mean absolute error over the pixels that are `known` (all if None); nan if there is none.
+
+    Args:
+        saliency: float (H, W), 0-1.
+        target: float or bool (H, W), 0-1: another saliency map, or the true foreground.
+        known: bool (H, W).
+
+    >>> absolute_error(torch.tensor([[0.5, 1.0]]), torch.tensor([[True, False]]))
+    0.75
+    """
+    error = (saliency - target.to(saliency.dtype)).abs()
+    return float((error if known is None else error[known]).mean())
+
+
+def precision_recall(saliency: Tensor, foreground: Tensor, known: Tensor, thresholds: Tensor) -> tuple[Tensor, Tensor]:
+    """Precision and recall of ``saliency > t`` for every threshold, over the `known` pixels.
+
+    Args:
+        saliency: float (H, W), 0-1.
+        foreground, known: bool (H, W).
+        thresholds: float (T,), ascending.
+
+    Returns:
+        Two float64 (T,). Where nothing exceeds a threshold precision is 0; without foreground recall is 0.
+
+    >>> salient, truth = torch.tensor([[0.9, 0.6, 0.2]]), torch.tensor([[True, False, True]])
+    >>> p, r = precision_recall(salient, truth, torch.ones_like(truth), torch.tensor([0.1, 0.5]))
+    >>> p.round(decimals=2).tolist(), r.tolist()
+    ([0.67, 0.5], [1.0, 0.5])
+    """
+    bins = thresholds.numel() + 1
+    place = torch.bucketize(saliency[known], thresholds)  # how many thresholds are below the value
+    hits = torch.bincount(place[foreground[known]], minlength=bins).double()
+    found = torch.bincount(place, minlength=bins).double()
+    above_hits, above = (c.flip(0).cumsum(0).flip(0)[1:] for c in (hits, found))
+    return above_hits / above.clamp(min=1), above_hits / hits.sum().clamp(min=1)
+
+
+def f_measure(precision: Tensor, recall: Tensor) -> Tensor:
+    """(1 + 0.3) P R / (0.3 P + R), 0 where both are 0.
+
+    >>> f_measure(torch.tensor([1.0, 0.0]), torch.tensor([0.5, 0.0]))
+    tensor([0.8125, 0.0000])
+    """
+    below = BETA2 * precision + recall
+    return (1 + BETA2) * precision * recall / below.where(below > 0, 1.0)
+
+
+def evaluate_saliency(
+    read: Callable[[str], Tensor],
+    read_given: Callable[[str], Tensor | None],
+    read_truth: Callable[[str], LabelMap | None],
+    ids: Sequence[str],
+    *,
+    threads: int = 1,
+) -> dict[str, Any]:
+    """Errors of a list of saliency maps, beside those of the maps that were given.
+
+    Args:
+        read: id -> the map under judgement, float (1, H, W), 0-1.
+        read_given: id -> the given saliency map, or None.
+        read_truth: id -> true mask, or None; its foreground is every class, 255 is not counted.
+        ids: the list.
+        threads: photographs read at once.
+
+    Returns:
+        ``error_to_given``, mean absolute error over photographs that have both; ``estimated`` and ``given``, each
+        ``error`` against the true foreground, ``f_measure`` at 0.5 and the best one with its threshold (of precision
+        and recall averaged over photographs, as is the custom); ``photographs`` and ``without_truth``. None where
+        nothing can be compared.
+    """
+    thresholds = torch.linspace(0, 1, LEVELS)
+    rows: dict[str, list[tuple[float, Tensor, Tensor]]] = {"estimated": [], "given": []}
+    to_given, without_truth = [], 0
+
+    def look(id: str) -> tuple[float | None, dict[str, tuple[float, Tensor, Tensor]] | None]:
+        maps = {"estimated": read(id)[0], "given": _plane(read_given(id))}
+        present = {name: m for name, m in maps.items() if m is not None}
+        distance = absolute_error(*present.values()) if len(present) == 2 else None
+        truth = read_truth(id)
+        if truth is None or not bool((truth != IGNORE).any()):
+            return distance, None
+        known, foreground = truth != IGNORE, (truth != IGNORE) & (truth != BACKGROUND)
+        return distance, {
+            name: (absolute_error(m, foreground, known), *precision_recall(m, foreground, known, thresholds))
+            for name, m in present.items()
+        }
+
+    for _, (distance, errors) in each(look, ids, threads):
+        to_given += [distance] if distance is not None else []
+        without_truth += errors is None
+        for name, row in (errors or {}).items():
+            rows[name].append(row)
+    return {
+        "error_to_given": sum(to_given) / len(to_given) if to_given else None,
+        **{name: _summary(found, thresholds) if found else None for name, found in rows.items()},
+        "photographs": len(ids),
+        "without_truth": without_truth,
+    }
+
+
+def foreground_share(overlaps: Tensor, taus: Sequence[float]) -> Tensor:
+    """How often each class is foreground of the saliency map, for each tau of the map selection (EPS, Eq. (2)).
+
+    Args:
+        overlaps: float (N, C), the overlap of each photograph's classes; nan where a class is absent.
+        taus: thresholds, 0-1.
+
+    Returns:
+        float (len(taus), C), shares of the photographs with that class; nan for a class that none has.
+
+    >>> overlaps = torch.tensor([[0.9, float("nan")], [0.3, 0.5]])
+    >>> foreground_share(overlaps, [0.2, 0.4])
+    tensor([[1.0000, 1.0000],
+            [0.5000, 1.0000]])
+    """
+    present = ~overlaps.isnan()
+    above = torch.stack([(overlaps > tau).sum(0) for tau in taus]).to(overlaps.dtype)
+    return above / present.sum(0)
+
+
+def lambda_errors(foreground: Tensor, background: Tensor, saliency: Tensor, lams: Sequence[float]) -> Tensor:
+    """The saliency loss of given M_fg and M_bg at each lambda (EPS, Eqs. (1) and (3)): float (len(lams),).
+
+    Args:
+        foreground, background, saliency: float, of one shape, 0-1.
+        lams: weights of the foreground, 0-1.
+
+    >>> lambda_errors(torch.tensor([0.5]), torch.tensor([0.5]), torch.tensor([1.0]), [0.0, 1.0])
+    tensor([0.2500, 0.2500])
+    """
+    estimates = [lam * foreground + (1 - lam) * (1 - background) for lam in lams]
+    return torch.stack([(saliency - estimate).square().mean() for estimate in estimates])
+
+
+def _plane(saliency: Tensor | None) -> Tensor | None:
+    return None if saliency is None else saliency.as_subclass(Tensor)[0]
+
+
+def _summary(rows: Sequence[tuple[float, Tensor, Tensor]], thresholds: Tensor) -> dict[str, Any]:
+    errors, precisions, recalls = zip(*rows, strict=True)
+    measure = f_measure(torch.stack(precisions).mean(0), torch.stack(recalls).mean(0))
+    best = int(measure.argmax())
+    return {
+        "error": sum(errors) / len(errors),
+        "f_measure": float(measure[len(measure) // 2]),
+        "best": {"threshold": float(thresholds[best]), "f_measure": float(measure[best])},
+        "thresholds": plain(thresholds),
+        "curve": plain(measure),
+    }

@@ -1,0 +1,35 @@
+"""The classifier of EPS: background is one more class, and its maps are trained pixel by pixel."""
+
+import torch
+from torch import Tensor, nn
+
+from weakseg.models.backbones import FeatureNet
+
+
+class EpsNet(nn.Module):
+    """Backbone and a 1x1 convolution to C + 1 maps, without bias and without dropout before it (methods.md 6.2).
+
+    Attributes:
+        normalise: uint8 RGB image -> the network's input.
+    """
+
+    def __init__(self, backbone: FeatureNet, num_classes: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.classifier = nn.Conv2d(backbone.channels[-1], num_classes + 1, kernel_size=1, bias=False)
+        nn.init.xavier_uniform_(self.classifier.weight)
+        self.normalise = backbone.normalise
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits (B, C + 1, h, w), background last, of normalised images (B, 3, H, W)."""
+        logits: Tensor = self.classifier(self.backbone(images)[-1])
+        return logits
+
+    def new_parameters(self) -> list[nn.Parameter]:
+        """Parameters that no pre-training has touched: they learn at a higher rate."""
+        return list(self.classifier.parameters())
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.classifier.weight.device

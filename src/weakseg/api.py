@@ -245,6 +245,11 @@ def evaluate(
     classes: str | Path | None = None,
     ignored_prediction: Literal["miss", "drop", "background"] = "miss",
     absent: Literal["irn", "zero", "skip_truthless"] = "irn",
+    boundaries: bool = False,
+    true_boundaries: str | Path | None = None,
+    confusion: bool = False,
+    context: str | Path | None = None,
+    pairs: Sequence[str] = (),
 ) -> dict[str, Any]:
     """mIoU of a folder of masks against a folder of true masks: one confusion matrix over all files.
 
@@ -254,15 +259,31 @@ def evaluate(
         classes: names file; else the ids that occur.
         ignored_prediction: how a predicted 255 counts: ``miss``, ``drop`` or ``background`` (methods.md 1.5).
         absent: how a class without pixels counts: ``irn``, ``zero`` or ``skip_truthless``.
+        boundaries: also boundary precision, recall and F1 (EPS, sec. 5.1).
+        true_boundaries: folder of true boundaries, PNG or SBD's .mat, instead of those of the true masks.
+        confusion: also what classes are confused with, and how often they stand together.
+        context: folder of context labels (the generated scenes' ContextClass, PASCAL-Context): confusion with these.
+        pairs: pairs such as ``"train/rail"`` to list instead of the most distinct ones.
 
     Returns:
-        mIoU, per class IoU, precision and recall, and the conventions they follow.
+        mIoU, per class IoU, precision and recall, and the conventions they follow; with ``boundaries`` and
+        ``confusion_ratios`` as asked for.
     """
-    from weakseg.evaluate.folders import evaluate_folders
+    from weakseg.evaluate.folders import analyse_folders, evaluate_folders
 
-    return evaluate_folders(
+    result = evaluate_folders(
         Path(pred), Path(truth), classes=_path(classes), ignored_prediction=ignored_prediction, absent=absent
     )
+    more = analyse_folders(
+        Path(pred),
+        Path(truth),
+        result["classes"][1:],
+        boundaries=boundaries if true_boundaries is None else Path(true_boundaries),
+        confusion=confusion,
+        context=context,
+        pairs=pairs,
+    )
+    return {**result, **more}
 
 
 def results(

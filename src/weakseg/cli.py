@@ -188,13 +188,25 @@ def evaluate(
     absent: Annotated[
         Literal["irn", "zero", "skip_truthless"], typer.Option("--absent", help="How a class without pixels counts.")
     ] = "irn",
+    boundaries: Annotated[bool, typer.Option("--boundaries", help="Boundary precision, recall and F1.")] = False,
+    true_boundaries: Annotated[
+        Path | None, typer.Option("--true-boundaries", help="Boundary files (PNG, SBD's .mat) instead of the masks'.")
+    ] = None,
+    confusion: Annotated[bool, typer.Option("--confusion", help="What classes are confused with.")] = False,
+    context: Annotated[
+        Path | None, typer.Option("--context", help="Context labels (PNG, PASCAL-Context's .mat) to be confused with.")
+    ] = None,
+    pairs: Annotated[list[str], typer.Option("--pair", metavar="CLASS/LABEL", help="A pair to list.")] = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
     """mIoU of a folder of masks."""
     from weakseg import api
     from weakseg.evaluate.folders import format_table
 
-    result = api.evaluate(pred, truth, classes=classes, ignored_prediction=ignored_prediction, absent=absent)
+    result = api.evaluate(
+        pred, truth, classes=classes, ignored_prediction=ignored_prediction, absent=absent, boundaries=boundaries,
+        true_boundaries=true_boundaries, confusion=confusion, context=context, pairs=pairs,
+    )  # fmt: skip
     print(json.dumps(result, indent=1) if as_json else format_table(result))
 
 

@@ -1,15 +1,20 @@
 """A folder of masks or score maps against a folder of true masks, whoever made them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
+from weakseg.data.context import NAME_FILES, SUFFIXES, context_names, read_context
 from weakseg.data.store import read_bytes, read_label_map, read_score_maps
 from weakseg.evaluate.activation import random_share
+from weakseg.evaluate.boundaries import evaluate_boundaries, of_masks, true_boundaries
+from weakseg.evaluate.confusion import evaluate_confusion
 from weakseg.evaluate.masks import Counts, count_masks, summarise
 from weakseg.evaluate.sweep import evaluate_scores
 from weakseg.ops.metrics import AbsentClass, IgnoredPrediction
-from weakseg.types import MAX_CLASSES, WeaksegError
+from weakseg.types import MAX_CLASSES, LabelMap, WeaksegError
 
 SHOWN = 10  # file names that an error lists
 
@@ -58,6 +63,56 @@ def evaluate_folders(
         counts, names = _only_seen(counts)
     result = summarise(counts, names, ignored_prediction=ignored_prediction, absent=absent)
     return {**result, "extra_predictions": len(set(predictions) - set(truths))}
+
+
+def analyse_folders(
+    pred: Path | str,
+    truth: Path | str,
+    classes: Sequence[str],
+    *,
+    boundaries: Path | str | bool = False,
+    confusion: bool = False,
+    context: Path | str | None = None,
+    pairs: Sequence[str] = (),
+    threads: int = 2,
+) -> dict[str, Any]:
+    """Boundaries and confusion of the label maps in `pred`; files as in `evaluate_folders`.
+
+    Args:
+        pred, truth: folders of label maps and of true masks.
+        classes: the C foreground names.
+        boundaries: whether to judge boundaries; a folder: of true boundaries, PNG or SBD's .mat, instead of those of
+            the true masks.
+        confusion: whether to tell what classes are confused with.
+        context: folder of context labels, PNG or PASCAL-Context's .mat, with their names in ``context_classes.txt`` or
+            ``labels.txt`` there or beside it; asks for `confusion`.
+        pairs: ``"train/rail"``: the pairs to list, see `evaluate_confusion`.
+        threads: photographs at once.
+
+    Returns:
+        ``boundaries`` of `evaluate_boundaries` and ``confusion_ratios`` of `evaluate_confusion`, as far as asked for.
+    """
+    predictions, truths = _files(pred, "predictions"), _files(truth, "true masks")
+    ids = sorted(set(truths) & set(predictions))
+
+    def read_pred(id: str) -> LabelMap:
+        return read_label_map(predictions[id])
+
+    def read_truth(id: str) -> LabelMap:
+        return read_label_map(truths[id])
+
+    found: dict[str, Any] = {}
+    if boundaries is not False:
+        given = None if boundaries is True else Path(boundaries)
+        read = of_masks(read_truth) if given is None else true_boundaries(given)
+        source = "true masks" if given is None else f"files of {given.name}"
+        found["boundaries"] = evaluate_boundaries(read_pred, read, ids, source=source, threads=threads)
+    if confusion or pairs or context is not None:
+        labels, known = (None, []) if context is None else _context(Path(context))
+        found["confusion_ratios"] = evaluate_confusion(
+            read_pred, read_truth, ids, classes, read_context=labels, context=known, pairs=pairs, threads=threads
+        )
+    return found
 
 
 def evaluate_score_folder(
@@ -132,8 +187,45 @@ def format_table(result: dict[str, Any]) -> str:
         lines.append(f"{result['extra_predictions']} predictions without a true mask were left out")
     if result["without_truth"]:
         lines.append(f"{result['without_truth']} photographs without a true mask were left out")
+    lines += _boundary_lines(result.get("boundaries")) + _confusion_lines(result.get("confusion_ratios"))
     lines += [f"{what}: {how}" for what, how in result["conventions"].items()]
     return "\n".join(lines)
+
+
+def _boundary_lines(result: dict[str, Any] | None) -> list[str]:
+    if result is None:
+        return []
+    rows = [
+        f"boundaries within {100 * row['max_dist']:g} % of the diagonal: precision {_percent(row['precision'])}, "
+        f"recall {_percent(row['recall'])}, F1 {_percent(row['f1'])}"
+        for row in result["tolerances"]
+    ]
+    return ["", *rows, f"true boundaries: {result['conventions']['true boundaries']}, {result['images']} images"]
+
+
+def _confusion_lines(result: dict[str, Any] | None) -> list[str]:
+    """A table of pairs: the class, what is taken for it, the ratio, and the class's IoU over the same photographs."""
+    if result is None:
+        return []
+    width = max([len(f"{row['class']} / {row['with']}") for row in result["pairs"]], default=0)
+    lines = ["", f"{'':{width}}  confusion  IoU  seen together"]
+    for row in result["pairs"]:
+        ratio = "-" if row["ratio"] is None else f"{row['ratio']:.3f}"
+        iou = "-" if row["iou"] is None else f"{100 * row['iou']:.1f}"
+        pair = f"{row['class']} / {row['with']}"
+        lines.append(f"{pair:{width}}  {ratio:>9}  {iou:>4}  {_percent(row['co_occurrence']):>8}")
+    return [*lines, f"confusion ratio: {result['conventions']['confusion ratio']} ({result['images']} images)"]
+
+
+def _context(folder: Path) -> tuple[Callable[[str], Tensor | None], list[str]]:
+    """A reader of context labels, and their names."""
+    files = {p.stem: p for p in sorted(folder.iterdir()) if p.suffix in SUFFIXES} if folder.is_dir() else {}
+    if not files:
+        raise WeaksegError(f"{folder} holds no context labels; wanted are PNGs or PASCAL-Context's .mat files")
+    known = context_names(folder, folder.parent)
+    if known is None:
+        raise WeaksegError(f"the labels in {folder} have no names; give {NAME_FILES[0]}, one name a line, there")
+    return lambda id: read_context(files[id]) if id in files else None, known
 
 
 def _percent(share: float | None) -> str:

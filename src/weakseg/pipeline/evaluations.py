@@ -2,19 +2,25 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
+from weakseg.data.context import context_names
+from weakseg.data.context import read_context as read_labels
 from weakseg.data.store import Store
 from weakseg.data.view import View
 from weakseg.evaluate._threads import each
+from weakseg.evaluate.boundaries import boundary_folder, evaluate_boundaries, of_masks, true_boundaries
+from weakseg.evaluate.confusion import evaluate_confusion
 from weakseg.evaluate.conventions import plain
 from weakseg.evaluate.health import Finding, check_classifier
 from weakseg.evaluate.masks import evaluate_masks
 from weakseg.evaluate.saliency import evaluate_saliency, foreground_share, lambda_errors
 from weakseg.evaluate.sweep import evaluate_scores
+from weakseg.ops.boundaries import MAX_DIST, WIDE_MAX_DIST
 from weakseg.ops.metrics import tag_map
 from weakseg.ops.saliency import saliency_of
 from weakseg.types import WeaksegError
@@ -172,12 +178,15 @@ class Selection:
         """How often each class counts as foreground; how well the maps explain the saliency maps."""
         if look.model is None or not hasattr(look.lender, "selection"):
             raise WeaksegError("evaluate.selection wants `model`: a step of eps")
-        overlaps, errors = [], []
-        with torch.inference_mode():
-            for sample in look.view:
-                seen = look.lender.selection(look.model, sample)
-                overlaps.append(seen.overlaps.cpu())
-                errors.append(lambda_errors(seen.foreground, seen.background, seen.saliency, self.lams).cpu())
+        model, place = look.model, {id: k for k, id in enumerate(look.view.ids)}
+
+        def select(id: str) -> tuple[Tensor, Tensor]:
+            with torch.inference_mode():
+                seen = look.lender.selection(model, look.view[place[id]])
+                errors = lambda_errors(seen.foreground, seen.background, seen.saliency, self.lams)
+                return seen.overlaps.cpu(), errors.cpu()
+
+        overlaps, errors = zip(*(found for _, found in each(select, look.view.ids, label="selection")), strict=True)
         table, loss = torch.stack(overlaps), torch.stack(errors).mean(0)
         shares = foreground_share(table, self.taus)
         result = {
@@ -199,10 +208,74 @@ class Selection:
         return Outcome("selection", rows, result)
 
 
+@dataclass(frozen=True, slots=True)
+class Boundaries:
+    """Do masks end where objects do: boundary precision, recall and F1 over the list (EPS, sec. 5.1)."""
+
+    max_dists: tuple[float, ...] = (MAX_DIST, WIDE_MAX_DIST)  # fractions of the diagonal, methods.md 11
+    files: str | None = None  # folder of true boundaries; None: the data set's own, else those of its masks
+    fill_ignored: bool = True  # run the masks' boundaries amid borders of 255
+
+    needs: ClassVar[frozenset[str]] = frozenset({"mask"})
+
+    def evaluate(self, look: Look) -> Outcome:
+        """Judge the label maps of `seeds`, all classes alike."""
+        folder = boundary_folder(look.view.dataset.root) if self.files is None else Path(self.files)
+        result = evaluate_boundaries(
+            look.read,
+            of_masks(look.truth, fill=self.fill_ignored) if folder is None else true_boundaries(folder),
+            look.view.ids,
+            max_dists=self.max_dists,
+            source="true masks" if folder is None else f"files of {folder.name}",
+            threads=look.threads,
+        )
+        rows = [
+            (f"within {100 * row['max_dist']:g} % of the diagonal", row["f1"], "F1") for row in result["tolerances"]
+        ]
+        rows += [(f"within {100 * self.max_dists[0]:g} %", result[k], k) for k in ("precision", "recall")]
+        return Outcome("boundaries", tuple(row for row in rows if row[1] is not None), result)
+
+
+@dataclass(frozen=True, slots=True)
+class Confusion:
+    """What classes are confused with: by context labels if the data set has them, else among themselves (EPS, 5.1)."""
+
+    pairs: tuple[str, ...] = ()  # "train/rail"; none: what most distinctly stands beside each class
+    leave_out: tuple[str, ...] = ()  # without a row or column; the paper leaves out VOC's dining table (A.5)
+
+    needs: ClassVar[frozenset[str]] = frozenset({"mask"})
+
+    def evaluate(self, look: Look) -> Outcome:
+        """Judge the label maps of `seeds`."""
+        dataset = look.view.dataset
+        known = context_names(dataset.root)
+
+        def read_context(id: str) -> Tensor | None:
+            path = dataset.context_path(id)
+            return None if path is None else read_labels(path)
+
+        result = evaluate_confusion(
+            look.read,
+            look.truth,
+            look.view.ids,
+            dataset.classes,
+            read_context=read_context if known is not None else None,
+            context=known or (),
+            pairs=self.pairs,
+            leave_out=self.leave_out,
+            threads=look.threads,
+        )
+        mean = result["mean_ratio"]
+        rows = () if mean is None else ((f"mean ratio of {len(result['pairs'])} pairs", mean, "FP / TP"),)
+        return Outcome("confusion", rows, result)
+
+
 EVALUATIONS: dict[str, Any] = {
     "masks": Masks(),
     "scores": Scores(),
     "tags": Tags(),
     "saliency": Saliency(),
     "selection": Selection(),
+    "boundaries": Boundaries(),
+    "confusion": Confusion(),
 }

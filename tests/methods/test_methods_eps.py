@@ -27,6 +27,7 @@ from weakseg.models.backbones import batch_norms
 from weakseg.ops.saliency import saliency_of
 from weakseg.pipeline.recipe import configure
 from weakseg.types import (
+    LATER,
     Augmentation,
     Backbone,
     Batch,
@@ -324,6 +325,30 @@ def test_background_is_the_last_of_c_plus_1_channels_without_bias_or_dropout():
         logits = model(torch.randn(2, 3, 64, 64))
     assert logits.shape[:2] == (2, 4)
     assert float(logits.min()) < 0  # no ReLU
+
+
+def test_on_resnet38_it_has_the_published_size_and_frozen_parts():
+    """../shared/networks.json, eps_resnet38: 105,156,928 parameters, 41 x 41 and 56 x 56 maps of 21 channels."""
+    with torch.device("meta"):
+        model = METHODS["voc"].build(20, Backbone("resnet38d", LATER, 8))
+        shapes = [tuple(model.eval()(torch.zeros(1, 3, side, side)).shape) for side in (321, 448)]
+    assert shapes == [(1, 21, 41, 41), (1, 21, 56, 56)]
+    assert sum(p.numel() for p in model.parameters()) == 105_156_928
+    frozen = {n.split(".")[2] for n, p in model.named_parameters() if not p.requires_grad and ".bn" not in n}
+    assert frozen == {"conv1a", "b2", "b2_1", "b2_2"}
+    assert all(not p.requires_grad for m in batch_norms(model) for p in m.parameters())
+
+
+def test_selection_shows_what_training_selects(scorer):
+    photo = sample(size=(64, 64))
+    seen = TINY.selection(scorer, photo)
+    assert seen.overlaps[0].isnan()  # absent
+    maps = scorer(scorer.normalise(photo.image.as_subclass(torch.Tensor))[None]).softmax(1)
+    small = photo.saliency.as_subclass(torch.Tensor)[None, :, ::16, ::16]
+    assert tuple(small.shape[2:]) == tuple(maps.shape[2:])
+    torch.testing.assert_close(seen.overlaps[1:], overlap(maps, small)[0, 1:])
+    assert torch.equal(seen.saliency, small[0])
+    assert (seen.foreground + seen.background <= 1 + 1e-6).all()
 
 
 def test_every_trainable_parameter_learns_and_the_loss_falls():

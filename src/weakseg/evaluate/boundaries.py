@@ -71,7 +71,7 @@ def evaluate_boundaries(
     totals = [BoundaryCounts() for _ in max_dists]
     per_image: dict[str, float] = {}
     judged = 0
-    for id, counts in each(count, ids, threads):
+    for id, counts in each(count, ids, threads, "judge"):
         if counts is None:
             continue
         judged += 1

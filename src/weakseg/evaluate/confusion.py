@@ -83,7 +83,7 @@ def evaluate_confusion(
     matrix = torch.zeros(len(classes) + 1, len(classes) + 2, dtype=torch.int64)
     false = torch.zeros(len(columns), len(classes) + 1, dtype=torch.int64)
     tags, beside = [], []
-    for _, found in each(count, ids, threads):
+    for _, found in each(count, ids, threads, "judge"):
         if found is not None:
             matrix, false = matrix + found[0], false + found[1]
             tags.append(found[2])

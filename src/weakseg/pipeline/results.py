@@ -108,8 +108,8 @@ def seed_result(folder: Path, *, name: str | None = None, data: str | None = Non
 def _record(folder: Path, manifest: Mapping[str, Any], name: str | None, data: str | None) -> dict[str, Any]:
     recipe, lists = manifest["recipe"], manifest["data"]["lists"]
     specs = {s["name"]: s for s in recipe["steps"]}
-    leading = _leading(specs, [recipe["predictions"], recipe["labels"]])
-    steps = [s for s in manifest["steps"] if s["name"] in leading]
+    on_the_way = leading(specs, [recipe["predictions"], recipe["labels"]])
+    steps = [s for s in manifest["steps"] if s["name"] in on_the_way]
     judged = _judged(folder, manifest, specs)
     facts = {
         "name": name or recipe["name"],
@@ -130,7 +130,7 @@ def _record(folder: Path, manifest: Mapping[str, Any], name: str | None, data: s
         **facts,
         "seed": manifest["seed"],
         "settings": digest({**facts, "name": None, "methods": [(s["name"], s["method"]) for s in steps]})[:16],
-        "maps": _maps(judged, leading),
+        "maps": _maps(judged, on_the_way),
         "labels": _masks(judged, recipe["labels"], "train"),
         "val": _masks(judged, recipe["predictions"], "val"),
         "evaluations": [{k: j[k] for k in ("step", "title", "of", "lists", "headline")} for j in judged],
@@ -148,6 +148,27 @@ def differences(records: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     flat = [_flat(record) for record in records]
     keys = [k for k in dict.fromkeys(k for f in flat for k in f) if len({json.dumps(f.get(k)) for f in flat}) > 1]
     return [[f"{k}={_short(f[k])}" for k in keys if k in f] for f in flat]
+
+
+def leading(specs: Mapping[str, Mapping[str, Any]], ends: Iterable[str | None]) -> set[str]:
+    """Names of the steps that lead to the steps `ends`, these included.
+
+    Args:
+        specs: the recipe's steps by name, as the manifest holds them.
+        ends: names; None is passed over.
+    """
+    wanted: set[str] = set()
+    queue = [end for end in ends if end is not None]
+    while queue:
+        name = queue.pop()
+        if name in wanted:
+            continue
+        wanted.add(name)
+        spec = specs[name]
+        queue += [ref.partition("/")[0] for role in ("scores", "seeds") for ref in spec[role].values()]
+        queue += [spec["model"]] if spec["model"] else []
+        queue += [spec["saliency"].partition("/")[0]] if spec.get("saliency") else []
+    return wanted
 
 
 def clean_command(command: str) -> str:
@@ -178,22 +199,6 @@ def without_paths(value: Any) -> Any:
     return _FOLDERS.sub("", value)
 
 
-def _leading(specs: Mapping[str, Mapping[str, Any]], ends: Iterable[str | None]) -> set[str]:
-    """Names of the steps that lead to the steps `ends`, these included."""
-    wanted: set[str] = set()
-    queue = [end for end in ends if end is not None]
-    while queue:
-        name = queue.pop()
-        if name in wanted:
-            continue
-        wanted.add(name)
-        spec = specs[name]
-        queue += [ref.partition("/")[0] for role in ("scores", "seeds") for ref in spec[role].values()]
-        queue += [spec["model"]] if spec["model"] else []
-        queue += [spec["saliency"].partition("/")[0]] if spec.get("saliency") else []
-    return wanted
-
-
 def _judged(folder: Path, manifest: Mapping[str, Any], specs: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Every evaluation's result with its step, title and lists, in the recipe's order."""
     found = []
@@ -205,10 +210,10 @@ def _judged(folder: Path, manifest: Mapping[str, Any], specs: Mapping[str, Any])
     return found
 
 
-def _maps(judged: Sequence[Mapping[str, Any]], leading: set[str]) -> dict[str, Any] | None:
+def _maps(judged: Sequence[Mapping[str, Any]], on_the_way: set[str]) -> dict[str, Any] | None:
     """The score maps' mIoU; several are evaluated where several networks score: the last is the method's own."""
     for j in reversed(judged):
-        if j["kind"] == "sweep" and j["lists"] == ["train"] and j["of"].partition("/")[0] in leading:
+        if j["kind"] == "sweep" and j["lists"] == ["train"] and j["of"].partition("/")[0] in on_the_way:
             levels = {k: {"threshold": j["result"][k]["threshold"], "miou": j["result"][k]["miou"]} for k in _LEVELS}
             return {"step": j["step"], "of": j["of"], **levels}
     return None

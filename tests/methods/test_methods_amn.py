@@ -14,6 +14,9 @@ from PIL import Image
 from torch.nn.functional import cross_entropy, interpolate
 from torchvision import tv_tensors
 
+from weakseg import api
+from weakseg.data.scenes import make_scenes
+from weakseg.data.store import read_json, read_label_map, read_score_maps
 from weakseg.methods.amn import (
     METHODS,
     Amn,
@@ -29,6 +32,7 @@ from weakseg.methods.amn import (
     smoothed_target,
 )
 from weakseg.models.backbones import batch_norms
+from weakseg.pipeline.recipe import constants, read_recipe, resolve
 from weakseg.types import (
     Backbone,
     Batch,
@@ -526,3 +530,79 @@ def test_golden_maps():
 
 
 GOLDEN = [0.433, 0.4442, 0.0956, 0.4929, 0.1694, 0.1831, 0.0758, 0.243]
+
+
+# --- recipes and the whole chain ---
+
+
+def test_the_papers_recipes():
+    """methods.md 8.1, 8.6 and 8.7."""
+    for name, background, crop in (("amn-irn-voc", 0.25, 321), ("amn-irn-coco", 0.22, 481)):
+        steps = {s.name: s for s in resolve(read_recipe(name))}
+        assert steps["amn"].method == AMN
+        assert (steps["seeds"].method.conf_fg, steps["seeds"].method.conf_bg) == (0.30, 0.05)
+        assert (steps["amn-seeds"].method.conf_fg, steps["amn-seeds"].method.conf_bg) == (0.45, 0.15)
+        assert (steps["irn"].method.power, steps["irn"].method.background) == (1.3, background)
+        assert steps["irn"].method.mean_shift == (name == "amn-irn-voc")
+        assert steps["irn"].scores["scores"].key == "strided"
+        segment = steps["segment"].method
+        assert (segment.loss, segment.crop, segment.iterations, segment.lr) == ("balanced", crop, 30_000, 2.5e-4)
+        assert segment.train_scales == (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
+
+
+def test_the_mobile_recipe_shares_its_cam_and_its_segmentation_network():
+    ours, cam = ({s.name: s for s in resolve(read_recipe(n))} for n in ("amn-irn-mobile", "cam-crf-mobile"))
+    for step in ("cam", "segment"):
+        assert constants(ours[step].method) == constants(cam[step].method)
+        assert (ours[step].lists, ours[step].backbone) == (cam[step].lists, cam[step].backbone)
+
+
+CHAIN = """
+backbone: {name: resnet10t, weights: null, output_stride: 16, create: {channels: [16, 32, 64, 128]}}
+labels: masks
+steps:
+- name: cam
+  method: cam.resnet38
+  list: all
+  set: {crop: 64, long_side: [64, 72], jitter: false, epochs: 2, batch_size: 4, lr: 0.02, new_factor: 1, momentum: 0.9,
+        freeze_bn: false, freeze_affine: false, freeze_stem: false, scales: [1.0]}
+- {name: seeds, method: labels.ir_label, scores: cam/full, list: all}
+- name: amn
+  method: amn
+  seeds: {refined: seeds}
+  list: all
+  set: {crop: 64, train_scales: [0.8, 1.2], epochs: 40, batch_size: 4, lr: 0.002, new_factor: 1, rates: [1, 2],
+        freeze_bn: false, freeze_stem: false, scales: [1.0, 1.5]}
+- {name: amn-seeds, method: labels.ir_label, scores: amn/full, list: all, set: {conf_fg: 0.45, conf_bg: 0.15}}
+- {name: masks, method: labels.threshold, scores: amn/full, list: all, set: {background: 0.25}}
+- {name: own, method: labels.threshold, scores: amn/full, list: all, set: {background: null}}
+- {name: maps, method: evaluate.scores, scores: amn/full, list: all, set: {fixed: 0.25}}
+- {name: pseudo, method: evaluate.masks, seeds: masks, list: all}
+"""
+
+
+@pytest.mark.slow
+def test_the_chain_on_twelve_scenes(tmp_path):
+    """Every artefact is written, the network learns its seeds, and its masks beat those that are background alone."""
+    make_scenes(tmp_path / "scenes", count=12, seed=3, size=64)
+    (tmp_path / "chain.yaml").write_text(CHAIN)
+    quiet = {"device": "cpu", "progress": False, "workers": 0, "say": lambda line: None}
+    api.run(tmp_path / "chain.yaml", tmp_path / "scenes", tmp_path / "run", **quiet)
+    steps = {f.name.split("-", 1)[1]: f for f in (tmp_path / "run" / "seed-0" / "steps").iterdir()}
+    photographs = sorted((steps["amn"] / "scores").iterdir())
+    assert len(photographs) == 12
+    for file in photographs:
+        maps = read_score_maps(file)
+        tagged = set(read_label_map(steps["masks"] / "labels" / f"{file.stem}.png").unique().tolist())
+        assert set(maps) == {"full", "strided"}
+        assert maps["full"].ids.tolist()[0] == 0
+        assert tagged <= set(maps["full"].ids.tolist())
+        assert (steps["amn-seeds"] / "labels" / f"{file.stem}.png").is_file()
+        assert (steps["own"] / "labels" / f"{file.stem}.png").is_file()
+    fit = read_json(steps["amn"] / "fit" / "fit.json")
+    assert fit["losses_last"]["pcl"] < 0.9 * fit["losses_first"]["pcl"]
+    sweep = read_json(steps["maps"] / "result.json")["result"]
+    pseudo = read_json(steps["pseudo"] / "result.json")["result"]
+    assert pseudo["miou"] == pytest.approx(sweep["fixed"]["miou"], abs=0.02)
+    assert pseudo["miou"] > 1.2 * pseudo["all_background_miou"]
+    assert sum(sweep["foreground_activation"]["counts"]) > 0

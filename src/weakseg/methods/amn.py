@@ -407,3 +407,6 @@ def _generator(id: str) -> torch.Generator:
 
 
 METHODS = {"amn": Amn()}
+
+BACKBONES = {"amn": "irn_resnet50"}
+"""The network that these learning rates were published for."""

@@ -1,12 +1,14 @@
 """Pictures for people: label maps and score maps over their photograph."""
 
 import io
+from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 
 import matplotlib
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional
 
@@ -15,6 +17,8 @@ from weakseg.types import BACKGROUND, IGNORE, LabelMap, ScoreMap, WeaksegError
 
 STRENGTH = 0.62  # of a label's colour over its photograph
 DIM = 0.75  # brightness of what is background
+LONG_SIDE = 640  # pixels of a picture for people
+LINE = 20  # height of a legend's line, pixels
 
 
 def overlay(image: Tensor, labels: LabelMap, strength: float = STRENGTH) -> np.ndarray:
@@ -72,15 +76,46 @@ def colour_mask(labels: LabelMap) -> np.ndarray:
     return _bytes(_palette()[labels.cpu().numpy()])
 
 
-def jpeg(image: Tensor | np.ndarray, long_side: int | None = 640, quality: int = 85) -> bytes:
+def jpeg(image: Tensor | np.ndarray, long_side: int | None = LONG_SIDE, quality: int = 85) -> bytes:
     """A JPEG file of uint8 (3, H, W) or (H, W, 3), made smaller where its long side is above `long_side` pixels."""
     array = _photo(image).astype(np.uint8) if isinstance(image, Tensor) else image
-    picture = Image.fromarray(np.ascontiguousarray(array))
-    if long_side is not None:
-        picture.thumbnail((long_side, long_side))
+    array = array if long_side is None else shrunk(array, long_side)
     out = io.BytesIO()
-    picture.save(out, format="JPEG", quality=quality)
+    Image.fromarray(np.ascontiguousarray(array)).save(out, format="JPEG", quality=quality)
     return out.getvalue()
+
+
+def shrunk(image: np.ndarray, long_side: int = LONG_SIDE) -> np.ndarray:
+    """uint8 (h, w, 3): the picture (H, W, 3), made smaller where its long side is above `long_side` pixels."""
+    picture = Image.fromarray(np.ascontiguousarray(image))
+    picture.thumbnail((long_side, long_side))
+    return np.asarray(picture)
+
+
+def with_legend(image: np.ndarray, labels: LabelMap, classes: Sequence[str]) -> np.ndarray:
+    """The picture (h, w, 3) above the colours and names of the classes in `labels`, as many lines as they need.
+
+    A picture narrower than the longest name is set on white, so that no name is cut.
+    """
+    present = [k for k in labels.unique().tolist() if k not in (BACKGROUND, IGNORE) and k <= len(classes)]
+    entries = [(colour(k), classes[k - 1]) for k in present] or [(colour(BACKGROUND), "background only")]
+    widths = [round(LINE + _font().getlength(name) + LINE) for _, name in entries]
+    height, width = image.shape[:2]
+    full = max(width, *widths)
+    places, x, y = [], 0, 0
+    for entry in widths:
+        if x and x + entry > full:
+            x, y = 0, y + LINE
+        places.append((x, y))
+        x += entry
+    picture = Image.new("RGB", (full, height + y + LINE), "white")
+    picture.paste(Image.fromarray(np.ascontiguousarray(image)), ((full - width) // 2, 0))
+    draw = ImageDraw.Draw(picture)
+    for (rgb, name), (x, y) in zip(entries, places, strict=True):
+        top = height + y
+        draw.rectangle((x + 4, top + 5, x + LINE - 6, top + LINE - 5), fill=rgb, outline="black")
+        draw.text((x + LINE - 1, top + LINE // 2), name, fill="black", font=_font(), anchor="lm")
+    return np.asarray(picture)
 
 
 def _photo(image: Tensor) -> np.ndarray:
@@ -107,6 +142,12 @@ def _borders(labels: np.ndarray) -> np.ndarray:
     edge[:-1] |= labels[:-1] != labels[1:]
     edge[:, :-1] |= labels[:, :-1] != labels[:, 1:]
     return edge
+
+
+@cache
+def _font() -> ImageFont.FreeTypeFont:
+    """matplotlib's own font: it knows most alphabets, and lies on every machine that has matplotlib."""
+    return ImageFont.truetype(str(Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")), 13)
 
 
 @cache

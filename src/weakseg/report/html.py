@@ -12,11 +12,13 @@ from weakseg._words import duration
 from weakseg.data.store import colour, read_bytes, read_json, write_text
 from weakseg.evaluate.conventions import conventions
 from weakseg.ops.thresholds import ONE_POINT
+from weakseg.report.analyses import boundary_rows, confusion_cards, ratio
 from weakseg.report.charts import environment, histogram, threshold_curve
 from weakseg.types import WeaksegError
 
 IMAGE_TYPES = {".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".png": "image/png", ".webp": "image/webp"}
-FRACTIONS = ("mIoU", "mAP", "IoU", "AP")  # units that are fractions in JSON and points on the page
+FRACTIONS = ("mIoU", "mAP", "IoU", "AP", "F1", "precision", "recall")
+"""Units that are fractions in JSON and points on the page."""
 LEGEND = 40  # classes that a legend still helps with
 LEVELS = {"error": 0, "warning": 1}
 
@@ -70,6 +72,9 @@ def render(data: Mapping[str, Any], run: Path) -> str:
         columns=columns,
         class_rows=_class_rows(["background", *classes], columns),
         tag_tables=[_tags(group, classes) for group in evaluations if group[0]["kind"] == "tags"],
+        boundaries=boundary_rows(group for group in evaluations if group[0]["kind"] == "boundaries"),
+        confusions=confusion_cards(group for group in evaluations if group[0]["kind"] == "confusion"),
+        ratio=ratio,
         legend=_legend(classes) if len(classes) <= LEGEND else [],
         gallery=_gallery(data.get("gallery", ()), run),
         times=times,

@@ -1,25 +1,38 @@
 """Pictures of a run: previews of its label maps, and the gallery of its report."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from weakseg.data.dataset import Dataset
 from weakseg.data.images import read_image
-from weakseg.data.store import Store, read_json, write_bytes
+from weakseg.data.store import read_bytes, read_json, write_bytes, write_text
+from weakseg.pipeline.plan import Planned
 from weakseg.pipeline.recipe import Recipe
 from weakseg.pipeline.run import Chain
-from weakseg.report.figures import heatmap, jpeg, overlay
+from weakseg.progress import track
+from weakseg.report.figures import heatmap, jpeg, overlay, shrunk, with_legend
 from weakseg.report.gallery import pick
 from weakseg.types import LABELS, ScoreMap
 
 
-def write_previews(dataset: Dataset, store: Store, ids: Sequence[str], folder: Path) -> None:
-    """The label maps over their photographs, as JPEG."""
-    for id in ids:
-        target = folder / f"{id}.jpg"
-        if not target.is_file():
-            write_bytes(target, jpeg(overlay(read_image(dataset.image_path(id)), store.labels(id, LABELS))))
+def write_previews(dataset: Dataset, planned: Planned, folder: Path, *, progress: bool = False) -> None:
+    """The step's label maps over their photographs as ``folder/<id>.jpg``, the names of their classes below.
+
+    Those that show these label maps already are kept, those of other maps or of another list go.
+    """
+    note = folder / ".of"
+    if not note.is_file() or read_bytes(note) != planned.fingerprint.encode():
+        for file in folder.glob("*.jpg"):
+            file.unlink()
+        write_text(note, planned.fingerprint)
+    missing = [id for id in planned.ids if not (folder / f"{id}.jpg").is_file()]
+    store = planned.store
+    with track(len(missing), "previews", show=progress) as advance:
+        for id in missing:
+            labels = store.labels(id, LABELS)
+            shown = overlay(read_image(dataset.image_path(id)), labels)
+            write_bytes(folder / f"{id}.jpg", jpeg(with_legend(shrunk(shown), labels, dataset.classes), None))
+            advance()
 
 
 def gallery(recipe: Recipe, chain: Chain, out: Path, run: Path) -> list[dict[str, Any]]:

@@ -12,7 +12,7 @@ def weakseg(*arguments):
 
 
 VERBS = (["demo"], ["run"], ["label"], ["predict"], ["evaluate"], ["report"], ["methods"], ["doctor"],
-         ["data", "check"], ["data", "scenes"], ["data", "convert"])  # fmt: skip
+         ["data", "check"], ["data", "scenes"], ["data", "convert"], ["weights", "convert"])  # fmt: skip
 
 
 @pytest.mark.slow
@@ -39,6 +39,7 @@ def test_bad_input_is_one_sentence_and_no_traceback(tmp_path):
         (["report", tmp_path / "empty"], "report.json"),
         (["evaluate", "--pred", tmp_path / "empty", "--truth", tmp_path / "empty"], "PNG"),
         (["data", "check", tmp_path / "nowhere"], "nowhere"),
+        (["weights", "convert", tmp_path / "weights.pth", tmp_path / "w.safetensors"], "not readable weights"),
     ]
     for arguments, says in cases:
         done = weakseg(*arguments)

@@ -8,6 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from weakseg.types import WeaksegError
+
+
+def check_precision(device: torch.device, precision: str) -> None:
+    """Raise WeaksegError if `precision` is not ``no``, ``bf16`` or ``fp16``, or not to be had on `device`."""
+    if precision not in ("no", "bf16", "fp16"):
+        raise WeaksegError(f'precision "{precision}" is unknown; use no, bf16 or fp16')
+    if precision == "fp16" and device.type != "cuda":
+        raise WeaksegError("precision fp16 needs a CUDA GPU; use bf16 or no")
+
 
 @contextmanager
 def mixed_forward(model: nn.Module, device: torch.device, precision: str) -> Iterator[None]:

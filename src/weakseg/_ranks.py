@@ -28,7 +28,7 @@ def join(device: str = "cpu") -> None:
         WeaksegError: this machine has no such device.
     """
     place = resolve_device(device)
-    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not _several():
         processes(place)
 
 

@@ -17,7 +17,8 @@ BUILTIN = "builtin"
 
 
 def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    if int(os.environ.get("RANK", 0)) == 0:  # of several processes the first one speaks
+        print(line, file=sys.stderr, flush=True)
 
 
 def run(
@@ -108,7 +109,10 @@ def demo(
     Returns:
         As `run`; the table is in ``summary``.
     """
+    from weakseg import _ranks
+
     out = Path(out)
+    _ranks.join(device)
     data_scenes(out / "scenes", count=count, seed=0, say=say)
     return run("demo", out / "scenes", out / "run", seeds=seeds, device=device, progress=progress, say=say)
 
@@ -148,15 +152,16 @@ def label(
     Returns:
         ``{"labels": folder, "previews": folder, "photographs": n, "skipped": [...], "findings": [...]}``.
     """
+    from weakseg import _ranks
     from weakseg.data.dataset import open_photos
     from weakseg.pipeline.execute import run_recipe
     from weakseg.pipeline.labelling import labelling, recipe_of
     from weakseg.pipeline.plan import Lists
     from weakseg.pipeline.recipe import override
-    from weakseg.pipeline.run import Options, link_file
-    from weakseg.report.pictures import write_previews
+    from weakseg.pipeline.run import Options
 
     out = Path(out)
+    _ranks.join(device)
     if run is None:
         chosen = _chosen(recipe, set, weights, saliency)
         chosen, names = labelling(chosen), classes
@@ -164,8 +169,7 @@ def label(
         manifest = _manifest(Path(run))
         chosen, names = labelling(override(recipe_of(manifest), set), Path(run), manifest), manifest["classes"]
     dataset = open_photos(photos, classes=names, tags_csv=tags, saliency=_saliency_folder(saliency))
-    for id in dataset.untagged:
-        say(f"no row in {tags}: {id} is skipped")
+    _tell_skipped(dataset, tags, say)
     ran = run_recipe(
         chosen,
         dataset,
@@ -177,9 +181,7 @@ def label(
         options=Options(device=device, workers=workers, progress=progress),
     )
     last = ran.chains[0].steps[str(chosen.labels)]
-    for id in last.ids:
-        link_file(last.store.path(id, LABELS), out / "labels" / f"{id}.png")
-    write_previews(dataset, last.store, last.ids, out / "labels" / "previews")
+    _ranks.first(lambda: _show_labels(dataset, last, out / "labels", progress))
     say(f"{len(last.ids)} masks in {out / 'labels'}, previews in {out / 'labels' / 'previews'}")
     return {
         "labels": out / "labels",
@@ -213,11 +215,12 @@ def predict(
     Returns:
         `out`.
     """
-    from weakseg import infer
+    from weakseg import _ranks, infer
     from weakseg.data.dataset import open_photos
     from weakseg.data.view import View
     from weakseg.pipeline.labelling import FlatStore, network_of
 
+    _ranks.join(device)
     manifest = _manifest(Path(run), seed)
     step = manifest["recipe"]["predictions"]
     if step is None:
@@ -225,6 +228,7 @@ def predict(
     dataset = open_photos(photos, classes=manifest["classes"])
     method, model = network_of(Path(run) / f"seed-{seed}", manifest, step, device)
     store = FlatStore(Path(out))
+    _ranks.first(lambda: store.claim(dataset, network=f"{step} of {run}, seed {seed}", digest=_digest(manifest, step)))
     infer.map_samples(
         lambda sample: {LABELS: method.predict(model, sample)},
         View(dataset=dataset, ids=dataset.ids, need_tags=False),
@@ -250,6 +254,7 @@ def evaluate(
     confusion: bool = False,
     context: str | Path | None = None,
     pairs: Sequence[str] = (),
+    progress: bool = True,
 ) -> dict[str, Any]:
     """mIoU of a folder of masks against a folder of true masks: one confusion matrix over all files.
 
@@ -264,25 +269,30 @@ def evaluate(
         confusion: also what classes are confused with, and how often they stand together.
         context: folder of context labels (the generated scenes' ContextClass, PASCAL-Context): confusion with these.
         pairs: pairs such as ``"train/rail"`` to list instead of the most distinct ones.
+        progress: show a bar with the time left.
 
     Returns:
         mIoU, per class IoU, precision and recall, and the conventions they follow; with ``boundaries`` and
         ``confusion_ratios`` as asked for.
     """
+    from weakseg import _ranks
     from weakseg.evaluate.folders import analyse_folders, evaluate_folders
+    from weakseg.progress import hidden
 
-    result = evaluate_folders(
-        Path(pred), Path(truth), classes=_path(classes), ignored_prediction=ignored_prediction, absent=absent
-    )
-    more = analyse_folders(
-        Path(pred),
-        Path(truth),
-        result["classes"][1:],
-        boundaries=boundaries if true_boundaries is None else Path(true_boundaries),
-        confusion=confusion,
-        context=context,
-        pairs=pairs,
-    )
+    _ranks.join()
+    with hidden(not progress):
+        result = evaluate_folders(
+            Path(pred), Path(truth), classes=classes, ignored_prediction=ignored_prediction, absent=absent
+        )
+        more = analyse_folders(
+            Path(pred),
+            Path(truth),
+            result["classes"][1:],
+            boundaries=boundaries if true_boundaries is None else Path(true_boundaries),
+            confusion=confusion,
+            context=context,
+            pairs=pairs,
+        )
     return {**result, **more}
 
 
@@ -382,18 +392,23 @@ def data_check(
     classes: str | Path | None = None,
     tags_from: str | None = None,
     strict: bool = False,
+    progress: bool = True,
 ) -> Any:
     """Everything that is wrong with a data set, in one pass (`weakseg.data.check.CheckReport`)."""
     from weakseg.data.check import check
+    from weakseg.progress import ticking
 
-    return check(path, layout=layout, classes=classes, tags_from=tags_from, strict=strict)
+    with ticking("check", show=progress) as tick:
+        return check(path, layout=layout, classes=classes, tags_from=tags_from, strict=strict, tick=tick)
 
 
 def data_scenes(out: str | Path, *, count: int = 320, seed: int = 0, size: int = 128, say: Say = _tell) -> Path:
     """Generate the embedded data set: photo-like scenes in VOC layout with exact masks, boxes, tags and saliency."""
+    from weakseg import _ranks
     from weakseg.data.scenes import make_scenes
 
-    make_scenes(Path(out), count=count, seed=seed, size=size)
+    _ranks.join()
+    _ranks.first(lambda: make_scenes(Path(out), count=count, seed=seed, size=size))
     say(f"{count} scenes in {out}")
     return Path(out)
 
@@ -406,14 +421,48 @@ def data_convert(
     layout: str | None = None,
     classes: str | Path | None = None,
     tags_from: str | None = None,
+    progress: bool = True,
     say: Say = _tell,
 ) -> Path:
     """Convert a data set between the VOC, COCO and plain folder layouts."""
     from weakseg.data.convert import convert
+    from weakseg.progress import ticking
 
-    convert(path, out, to=to, layout=layout, classes=classes, tags_from=tags_from)
+    with ticking("convert", show=progress) as tick:
+        convert(path, out, to=to, layout=layout, classes=classes, tags_from=tags_from, tick=tick)
     say(f"{path} is now in {to} layout in {out}")
     return Path(out)
+
+
+def weights_convert(
+    source: str | Path,
+    out: str | Path,
+    *,
+    to: str | None = None,
+    leave_out: Sequence[str] = (),
+    say: Say = _tell,
+) -> Path:
+    """Published weights of a backbone as a safetensors file that `weights` takes, with its description beside it.
+
+    Args:
+        source: MXNet's `.params`, Caffe's `.caffemodel`, safetensors, or a `.pth` of torchvision, timm or the authors.
+        out: ``FILE.safetensors``.
+        to: the network (``resnet38d``, ``vgg16d``, ``resnet101_caffe``, ``irn_resnet50``, or timm's name); None = found
+            out from the file's names.
+        leave_out: beginnings of further names that may be left over; classifiers and heads always may.
+        say: receives what was done, with the sha256 that a run's manifest records.
+
+    Returns:
+        `out`.
+    """
+    from weakseg.models.weights_convert import convert_weights
+
+    made = convert_weights(source, out, to=to, leave_out=leave_out)
+    say(f"{made.path}: {made.tensors} tensors of {made.name}, sha256 {made.sha256}")
+    if made.left_out:
+        shown = ", ".join(made.left_out[:5]) + (", ..." if len(made.left_out) > 5 else "")
+        say(f"left out, no part of the backbone: {len(made.left_out)} ({shown})")
+    return made.path
 
 
 def doctor() -> dict[str, Any]:
@@ -455,19 +504,18 @@ def _run(
     command: str,
     say: Say,
 ) -> dict[str, Any]:
-    from weakseg.data.store import write_json
-    from weakseg.evaluate.conventions import CONVENTIONS
-    from weakseg.pipeline import book
+    from weakseg import _ranks
+    from weakseg.data.store import read_json
     from weakseg.pipeline.execute import plan_seeds, run_recipe
-    from weakseg.report.html import write_report
-    from weakseg.report.pictures import gallery, write_previews
 
+    _ranks.join(options.device)
     runs = [_run_folder(Path(r)) for r in reuse]
     if dry_run:
         from weakseg.pipeline.estimate import estimate
 
         plans = plan_seeds(recipe, dataset, out, seeds=seeds, lists=lists, options=options)
-        return estimate(plans, dataset, runs, options)
+        planned: dict[str, Any] = _ranks.first(lambda: estimate(plans, dataset, runs, options))
+        return planned
     ran = run_recipe(
         recipe,
         dataset,
@@ -480,20 +528,61 @@ def _run(
         command=command,
         say=say,
     )
+    page = _ranks.first(lambda: _report(ran, dataset, command, options.progress))
+    say(f"report: {page}")
+    return {**read_json(out / "report.json", dict), "report": page}
+
+
+def _report(ran: Any, dataset: Any, command: str, progress: bool) -> Path:
+    """Previews, gallery, ``report.json`` and the page of a run that ended; the page's path."""
+    from weakseg.data.store import write_json
+    from weakseg.evaluate.conventions import CONVENTIONS
+    from weakseg.pipeline import book
+    from weakseg.report.html import write_report
+    from weakseg.report.pictures import gallery, write_previews
+
     entries = []
     for chain in ran.chains:
-        folder = out / f"seed-{chain.seed}"
-        entries += gallery(recipe, chain, folder, out)
-        if recipe.labels in chain.steps:
-            last = chain.steps[recipe.labels]
-            write_previews(dataset, last.store, last.ids, folder / "labels" / "previews")
+        folder = ran.out / f"seed-{chain.seed}"
+        entries += gallery(ran.recipe, chain, folder, ran.out)
+        if ran.recipe.labels in chain.steps:
+            write_previews(dataset, chain.steps[ran.recipe.labels], folder / "labels" / "previews", progress=progress)
     result = book.report_data(
-        recipe, ran.chains, out, command=command, findings=ran.findings, entries=entries, conventions=CONVENTIONS
+        ran.recipe,
+        ran.chains,
+        ran.out,
+        command=command,
+        findings=ran.findings,
+        entries=entries,
+        conventions=CONVENTIONS,
     )
-    write_json(out / "report.json", result)
-    page = write_report(out)
-    say(f"report: {page}")
-    return {**result, "report": page}
+    write_json(ran.out / "report.json", result)
+    return write_report(ran.out)
+
+
+def _show_labels(dataset: Any, planned: Any, folder: Path, progress: bool) -> None:
+    """The masks people came for, the names of their ids, and previews."""
+    from weakseg.data.store import write_text
+    from weakseg.pipeline.files import link_masks
+    from weakseg.report.pictures import write_previews
+
+    link_masks(planned, folder)
+    write_text(folder / "classes.txt", "".join(f"{name}\n" for name in dataset.classes))
+    write_previews(dataset, planned, folder / "previews", progress=progress)
+
+
+def _tell_skipped(dataset: Any, tags: str | Path, say: Say) -> None:
+    """List the photographs without a row; WeaksegError if there is no other."""
+    skipped = dataset.untagged
+    if len(skipped) == len(dataset.ids):
+        raise WeaksegError(f"{tags} has no row for any of the {len(skipped)} photographs in {dataset.root}; add some")
+    if skipped:
+        say(f"skipped, for {tags} has no row of them: {', '.join(skipped)}")
+
+
+def _digest(manifest: Mapping[str, Any], step: str) -> str:
+    """What identifies a fitted step of an ended run."""
+    return next(str(s["fingerprint"]) for s in manifest["steps"] if s["name"] == step)
 
 
 def _manifest(run: Path, seed: int = 0) -> dict[str, Any]:
@@ -502,7 +591,10 @@ def _manifest(run: Path, seed: int = 0) -> dict[str, Any]:
     path = _run_folder(run) / f"seed-{seed}" / "manifest.json"
     if not path.is_file():
         raise WeaksegError(f"{path} is missing: has the run ended? Start `weakseg run` again with the same command")
-    return dict(read_json(path))
+    manifest: dict[str, Any] = read_json(path, dict)
+    if lacking := [key for key in ("recipe", "classes", "steps") if key not in manifest]:
+        raise WeaksegError(f"{path} is no manifest of a run, it lacks {', '.join(lacking)}; start the run again")
+    return manifest
 
 
 def _run_folder(run: Path) -> Path:

@@ -3,9 +3,11 @@
 Nothing heavy is imported before a verb runs, so ``weakseg --help`` answers at once.
 """
 
+import errno
 import json
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,6 +24,8 @@ app = typer.Typer(
 )
 data = typer.Typer(help="Look at a data set, generate the embedded one, convert between layouts.", no_args_is_help=True)
 app.add_typer(data, name="data")
+weights_app = typer.Typer(help="Published weights, made usable.", no_args_is_help=True)
+app.add_typer(weights_app, name="weights")
 
 Out = Annotated[Path, typer.Option("--out", help="Folder for the results.")]
 Set = Annotated[
@@ -39,7 +43,8 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Move steps of an o
 Progress = Annotated[bool, typer.Option("--progress/--no-progress", help="Bars with the time left.")]
 Layout = Annotated[str | None, typer.Option("--layout", help="voc, coco or folder; recognised by itself.")]
 Classes = Annotated[
-    Path | None, typer.Option("--classes", help="File with one class name a line: the order of the ids.")
+    str | None,
+    typer.Option("--classes", metavar="FILE|A,B", help="Names in the order of their ids: a file, or with commas."),
 ]
 TagsFrom = Annotated[
     str | None, typer.Option("--tags-from", help="tags.csv, boxes, folders, masks, or a .csv or .npy file.")
@@ -197,6 +202,7 @@ def evaluate(
         Path | None, typer.Option("--context", help="Context labels (PNG, PASCAL-Context's .mat) to be confused with.")
     ] = None,
     pairs: Annotated[list[str], typer.Option("--pair", metavar="CLASS/LABEL", help="A pair to list.")] = [],  # noqa: B006
+    progress: Progress = True,
     as_json: Json = False,
 ) -> None:
     """mIoU of a folder of masks."""
@@ -205,7 +211,7 @@ def evaluate(
 
     result = api.evaluate(
         pred, truth, classes=classes, ignored_prediction=ignored_prediction, absent=absent, boundaries=boundaries,
-        true_boundaries=true_boundaries, confusion=confusion, context=context, pairs=pairs,
+        true_boundaries=true_boundaries, confusion=confusion, context=context, pairs=pairs, progress=progress,
     )  # fmt: skip
     print(json.dumps(result, indent=1) if as_json else format_table(result))
 
@@ -275,11 +281,12 @@ def data_check(
     classes: Classes = None,
     tags_from: TagsFrom = None,
     strict: Annotated[bool, typer.Option("--strict", help="Warnings are errors.")] = False,
+    progress: Progress = True,
 ) -> None:
     """Everything that is wrong with a data set."""
     from weakseg import api
 
-    found = api.data_check(path, layout=layout, classes=classes, tags_from=tags_from, strict=strict)
+    found = api.data_check(path, layout=layout, classes=classes, tags_from=tags_from, strict=strict, progress=progress)
     for line in found.lines():
         print(line)
     if not found.ok:
@@ -314,15 +321,43 @@ def data_convert(
     layout: Layout = None,
     classes: Classes = None,
     tags_from: TagsFrom = None,
+    progress: Progress = True,
 ) -> None:
     """Convert a data set between layouts."""
     from weakseg import api
 
-    api.data_convert(path, out, to=to, layout=layout, classes=classes, tags_from=tags_from)
+    api.data_convert(path, out, to=to, layout=layout, classes=classes, tags_from=tags_from, progress=progress)
+
+
+@weights_app.command(
+    "convert",
+    help=_help(
+        "Weights of MXNet, Caffe or PyTorch as a file for --weights; neither MXNet nor Caffe is needed.",
+        "weakseg weights convert vgg16_20M.caffemodel vgg16.safetensors --to vgg16d",
+    ),
+)
+def weights_convert(
+    source: Annotated[Path, typer.Argument(help="A .params, .caffemodel, .safetensors or .pth file.")],
+    out: Annotated[Path, typer.Argument(help="FILE.safetensors; its FILE.safetensors.json is written beside it.")],
+    to: Annotated[
+        str | None,
+        typer.Option("--to", help="resnet38d, vgg16d, resnet101_caffe, irn_resnet50 or a timm name; found by itself."),
+    ] = None,
+    leave_out: Annotated[
+        list[str], typer.Option("--leave-out", metavar="NAME", help="Beginning of a name that may be left over.")
+    ] = [],  # noqa: B006
+) -> None:
+    """Weights of another tool as a file for --weights."""
+    from weakseg import api
+
+    api.weights_convert(source, out, to=to, leave_out=leave_out)
 
 
 def main() -> None:
     """Run the command line; a person's mistake ends in one sentence and a non-zero exit, never in a traceback."""
+    if int(os.environ.get("RANK", 0)):  # of the processes of a launcher the first one speaks
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    warnings.filterwarnings("ignore", message="Image size .* exceeds limit")  # Pillow's; ours is an error
     try:
         app()
     except KeyboardInterrupt:
@@ -330,7 +365,18 @@ def main() -> None:
     except Exception as error:
         if os.environ.get("WEAKSEG_DEBUG"):
             raise
+        if not _speaks():
+            raise SystemExit(1) from None
         _stop(_sentence(error), 1)
+
+
+def _speaks() -> bool:
+    """Whether this process tells of its failure: the only one, or the first of several to fail."""
+    if int(os.environ.get("WORLD_SIZE", 1)) == 1:
+        return True
+    from weakseg import _ranks
+
+    return _ranks.speaks()
 
 
 def _sentence(error: Exception) -> str:
@@ -338,8 +384,9 @@ def _sentence(error: Exception) -> str:
 
     if isinstance(error, WeaksegError):
         return str(error)
-    if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}"
+    if isinstance(error, OSError) and error.strerror:
+        full = "; make room and start the same command again" if error.errno == errno.ENOSPC else ""
+        return f"{error.filename or 'a file'}: {error.strerror}{full}"
     first = (str(error).strip().splitlines() or [""])[0]
     return f"{type(error).__name__}: {first} (this is a fault of weakseg; WEAKSEG_DEBUG=1 shows where)"
 
@@ -376,3 +423,7 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[object, ...]]) -> None:
     for row in rows:
         table.add_row(*map(str, row))
     Console(markup=False, highlight=False).print(table)
+
+
+if __name__ == "__main__":
+    main()

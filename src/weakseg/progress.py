@@ -3,7 +3,8 @@
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from contextvars import ContextVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -12,6 +13,8 @@ from weakseg._words import duration
 
 LINE_SECONDS = 30.0
 """How often a job that writes to a file or a pipe says where it is."""
+
+_hidden: ContextVar[bool] = ContextVar("hidden", default=False)
 
 Advance = Callable[..., None]
 """``advance(n=1, note="")``: `n` more are done; `note` is shown beside the bar."""
@@ -30,7 +33,7 @@ def track(total: int, label: str = "", *, done: int = 0, show: bool = True) -> I
     Yields:
         ``advance(n=1, note="")``, to be called after each `n` units.
     """
-    if not show or total <= done:
+    if not show or _hidden.get() or total <= done:
         yield lambda n=1, note="": None
         return
     console = Console(stderr=True)
@@ -41,6 +44,30 @@ def track(total: int, label: str = "", *, done: int = 0, show: bool = True) -> I
     with Progress(*columns, TextColumn("{task.fields[note]}"), console=console) as bar:
         task = bar.add_task(label, total=total, completed=done, note="")
         yield lambda n=1, note="": bar.update(task, advance=n, note=note)
+
+
+@contextmanager
+def hidden(yes: bool = True) -> Iterator[None]:
+    """No bar and no line while the ``with`` block runs, whoever tracks there; with ``yes=False`` as before."""
+    token = _hidden.set(yes or _hidden.get())
+    try:
+        yield
+    finally:
+        _hidden.reset(token)
+
+
+@contextmanager
+def ticking(label: str, *, show: bool = True) -> Iterator[Callable[[int, int], None]]:
+    """``tick(done, total)`` that shows a job whose size is known only when it has begun."""
+    with ExitStack() as stack:
+        bars: list[Advance] = []
+
+        def tick(done: int, total: int) -> None:
+            if not bars:
+                bars.append(stack.enter_context(track(total, label, show=show)))
+            bars[0](1)
+
+        yield tick
 
 
 class _Lines:

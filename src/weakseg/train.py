@@ -28,7 +28,7 @@ from weakseg._checkpoint import load_checkpoint, load_weights_strictly, read_sta
 from weakseg._devices import loader_workers, processes, resolve_device
 from weakseg._journal import Journal, Standing
 from weakseg._optimisation import Plan, build_optimiser, make_plan, rate
-from weakseg._precision import mixed_forward
+from weakseg._precision import check_precision, mixed_forward
 from weakseg.data.collate import collate, sample_generator
 from weakseg.data.store import read_json, read_tensors, write_json, write_tensors
 from weakseg.data.transforms import Transform, build
@@ -302,10 +302,7 @@ class _Augment:
 
 def _accelerator(device: torch.device, precision: str) -> Accelerator:
     """accelerate for this run. Its state outlives a run, and a later run may want another precision."""
-    if precision not in ("no", "bf16", "fp16"):
-        raise WeaksegError(f'precision "{precision}" is unknown; use no, bf16 or fp16')
-    if precision == "fp16" and device.type != "cuda":
-        raise WeaksegError("precision fp16 needs a CUDA GPU; use bf16 or no")
+    check_precision(device, precision)
     AcceleratorState._reset_state()
     # Losses may leave a parameter unused in some steps (a class that is absent, a term that has not begun).
     ddp = DistributedDataParallelKwargs(find_unused_parameters=True)

@@ -58,13 +58,16 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
                 temporary.unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise WeaksegError(f"{path} cannot be written: {_reason(error)}") from error
+        raise refused(path, error) from error
 
 
-def _reason(error: OSError) -> str:
+def refused(path: Path, error: OSError) -> WeaksegError:
+    """The error of a file that the system does not let us write."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return "the disk is full; make room and start the same command again, finished files are kept"
-    return f"{error.strerror or error}; choose another folder or mend this one"
+        reason = "the disk is full; make room and start the same command again, finished files are kept"
+    else:
+        reason = f"{error.strerror or error}; choose another folder or mend this one"
+    return WeaksegError(f"{path} cannot be written: {reason}")
 
 
 def remove_leftovers(folder: Path) -> int:
@@ -129,11 +132,14 @@ def _plain(obj: Any) -> Any:
     return obj.as_posix() if isinstance(obj, Path) else obj
 
 
-def read_json(path: Path) -> Any:
-    """The contents of a JSON file; raises WeaksegError if it is missing or damaged."""
+def read_json(path: Path, kind: type = object) -> Any:
+    """The contents of a JSON file; raises WeaksegError if it is missing, damaged, or no `kind` (dict, list ...)."""
     try:
-        return json.loads(read_bytes(path))
+        content = json.loads(read_bytes(path))
     except (ValueError, RecursionError) as error:
         if isinstance(error, WeaksegError):
             raise
         raise damaged(path, "JSON file", error) from error
+    if not isinstance(content, kind):
+        raise damaged(path, "file of ours", TypeError(f"it holds {type(content).__name__}, not {kind.__name__}"))
+    return content

@@ -12,9 +12,11 @@ from typing import Any
 from weakseg.data.store import read_json, write_json
 from weakseg.evaluate.health import check_masks, check_predictions, mask_stats
 from weakseg.infer import resolve_device
+from weakseg.pipeline.circumstances import circumstances
+from weakseg.pipeline.files import link_masks
 from weakseg.pipeline.plan import Lists, Planned, digest, weights_hash
 from weakseg.pipeline.recipe import Recipe, constants
-from weakseg.pipeline.run import Chain, link_file
+from weakseg.pipeline.run import Chain
 from weakseg.types import LABELS
 
 PACKAGES = ("weakseg", "torch", "torchvision", "timm", "accelerate", "numba", "numpy", "pillow")
@@ -137,9 +139,7 @@ def link_outputs(recipe: Recipe, chain: Chain, out: Path) -> None:
     for role, folder in ((recipe.labels, out / "labels"), (recipe.predictions, out / "predictions")):
         if role is None or role not in chain.steps:
             continue
-        planned = chain.steps[role]
-        for id in planned.ids:
-            link_file(planned.store.path(id, LABELS), folder / f"{id}.png")
+        link_masks(chain.steps[role], folder)
 
 
 def report_data(
@@ -153,7 +153,7 @@ def report_data(
     conventions: Mapping[str, str],
 ) -> dict[str, Any]:
     """The numbers of all seeds, as ``report.json`` holds them."""
-    source = saliency_source(chains[0])
+    around = circumstances(read_json(run / f"seed-{chains[0].seed}" / "manifest.json"))
     rows: dict[tuple[str, str], dict[str, Any]] = {}
     evaluations, times = [], []
     for chain in chains:
@@ -192,7 +192,7 @@ def report_data(
         "seeds": [c.seed for c in chains],
         "classes": list(chains[0].dataset.classes),
         "summary": list(rows.values()),
-        "conventions": {**conventions, **({"saliency maps": source} if source else {})},
+        "conventions": {**conventions, **around},
         "findings": list(findings),
         "times": times,
         "evaluations": evaluations,

@@ -1,20 +1,29 @@
-"""Run a recipe: plan every seed, refuse or reuse what is there, run the steps, write it all down."""
+"""Run a recipe: plan every seed, refuse or reuse what is there, run the steps, write it all down.
+
+Under a launcher (``accelerate launch``) every process runs the same steps; the first one alone locks the folder,
+decides what is to do, writes what belongs to a run as a whole, and speaks.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
+from weakseg import _ranks
 from weakseg.data.dataset import Dataset
-from weakseg.data.store import remove_leftovers
+from weakseg.data.store import refused, remove_leftovers
 from weakseg.models.weights import backbone_from_file
 from weakseg.pipeline import book
+from weakseg.pipeline.files import complete, reuse, settle
 from weakseg.pipeline.plan import Lists, Planned, plan
 from weakseg.pipeline.recipe import Recipe, resolve
-from weakseg.pipeline.run import Chain, Options, reuse, run_step, settle
+from weakseg.pipeline.rehearsal import rehearse
+from weakseg.pipeline.run import Chain, Options, run_step
+from weakseg.progress import hidden
 from weakseg.types import WeaksegError
 
 
@@ -46,16 +55,22 @@ def run_recipe(
     Raises:
         WeaksegError: anything a person can mend, before work starts wherever it can be known then.
     """
+    _ranks.join(options.device)
     plans = plan_seeds(recipe, dataset, out, seeds=seeds, lists=lists, options=options)
-    with locked(out):
-        remove_leftovers(out)
-        for seed, planned in plans.items():
-            settle(planned, out / f"seed-{seed}", overwrite=overwrite)
+    rehearse(plans[0], dataset, options)
+    with ExitStack() as stack:
+        stack.enter_context(hidden(not options.progress))
+        _ranks.first(lambda: stack.enter_context(locked(out)))
+        _ranks.first(lambda: _settle(plans, out, overwrite))
         chains, findings = [], []
         for seed, planned in plans.items():
-            chain = Chain(dataset, {p.name: p for p in planned}, seed, options, say)
-            findings += _run_seed(recipe, chain, out / f"seed-{seed}", reuse_runs, lists, command)
+            speaker = say if _ranks.rank() == 0 else _silent
+            chain = Chain(dataset, {p.name: p for p in planned}, seed, options, speaker)
+            found = _run_seed(chain, reuse_runs)
+            _ranks.first(partial(_write_down, recipe, chain, out / f"seed-{seed}", lists, command, found))
             chains.append(chain)
+            findings += found
+        _ranks.wait()
     return Ran(recipe, out, tuple(chains), tuple(findings))
 
 
@@ -115,35 +130,49 @@ def locked(out: Path) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         raise WeaksegError(f"another process is working on {out}; wait for it, or choose another --out") from None
+    except OSError as error:
+        raise refused(out / ".lock", error) from error
     try:
         yield
     finally:
         lock.release()
 
 
-def _run_seed(
-    recipe: Recipe, chain: Chain, out: Path, reuse_runs: Sequence[Path], lists: Lists, command: str
-) -> list[dict[str, Any]]:
+def _settle(plans: Mapping[int, Sequence[Planned]], out: Path, overwrite: bool) -> None:
+    remove_leftovers(out)
+    for seed, planned in plans.items():
+        settle(planned, out / f"seed-{seed}", overwrite=overwrite)
+
+
+def _run_seed(chain: Chain, reuse_runs: Sequence[Path]) -> list[dict[str, Any]]:
     findings: list[dict[str, Any]] = []
     for number, planned in enumerate(chain.steps.values(), start=1):
-        head = (
-            f"[seed {chain.seed}, {number}/{len(chain.steps)}] {planned.name} ({planned.step.spec.method or 'folder'})"
-        )
-        if planned.done:
-            chain.say(f"{head}: done before")
-        elif reuse(planned, reuse_runs):
-            chain.say(f"{head}: reused")
-        else:
-            chain.say(f"{head}: {_work(planned)}")
+        place, method = f"[seed {chain.seed}, {number}/{len(chain.steps)}]", planned.step.spec.method or "folder"
+        head = f"{place} {planned.name} ({method})"
+        there = _ranks.first(partial(_there, planned, reuse_runs))
+        chain.say(f"{head}: {there or _work(planned)}")
+        if not there:
             done = run_step(chain, planned)
             chain.say(f"{head}: {done['seconds']:.1f} s")
         for finding in book.health(chain, planned):
             findings.append(finding)
             if finding["level"] != "ok":
                 chain.say(f"  {finding['level']}: {finding['title']}. {finding['text']}")
+    return findings
+
+
+def _there(planned: Planned, reuse_runs: Sequence[Path]) -> str:
+    """Why the step needs no work, or nothing if it does; what another run made is taken over."""
+    if planned.done and complete(planned):
+        return "done before"
+    return "reused" if reuse(planned, reuse_runs) else ""
+
+
+def _write_down(
+    recipe: Recipe, chain: Chain, out: Path, lists: Lists, command: str, findings: Sequence[Mapping[str, Any]]
+) -> None:
     book.link_outputs(recipe, chain, out)
     book.write_manifest(recipe, chain, out, lists=lists, command=command, findings=findings)
-    return findings
 
 
 def _work(planned: Planned) -> str:
@@ -151,3 +180,7 @@ def _work(planned: Planned) -> str:
     parts.append(f"{'judges' if planned.step.evaluates else 'writes'} {len(planned.ids)} photographs")
     half = (planned.folder / "plan.json").is_file()
     return ", ".join(parts) + (", resumed" if half else "")
+
+
+def _silent(line: str) -> None:
+    pass

@@ -7,7 +7,9 @@ from typing import Any, cast
 
 from torch import nn
 
-from weakseg.data.store import Store, read_label_map, write_label_map
+from weakseg.data.dataset import Dataset
+from weakseg.data.store import Store, read_json, read_label_map, write_json, write_label_map, write_text
+from weakseg.pipeline.evaluations import Tags
 from weakseg.pipeline.plan import backbone_of
 from weakseg.pipeline.recipe import Recipe, Resolved, parse_recipe, resolve
 from weakseg.pipeline.run import load_fitted
@@ -15,7 +17,10 @@ from weakseg.types import LABELS, LabelMap, Outputs, WeaksegError
 
 
 def labelling(recipe: Recipe, run: Path | None = None, manifest: Mapping[str, Any] | None = None) -> Recipe:
-    """The steps that `recipe.labels` depends on, over one list; with `run`, its fitted networks instead of training."""
+    """The steps that `recipe.labels` depends on, over one list; with `run`, its fitted networks instead of training.
+
+    An evaluation of a network's tags comes along: masks from a classifier that learned nothing are worth a warning.
+    """
     if recipe.labels is None:
         raise WeaksegError(f"recipe {recipe.name} makes no pseudo-masks: it names no step as `labels`")
     by_name = {s.name: s for s in resolve(recipe)}
@@ -26,6 +31,7 @@ def labelling(recipe: Recipe, run: Path | None = None, manifest: Mapping[str, An
             wanted.add(step.name)
             queue += [r.step for r in step.inputs if r is not step.saliency or _reads_saliency(step, run)]
             queue += [step.spec.model] if step.spec.model else []
+    wanted |= {s.name for s in by_name.values() if isinstance(s.method, Tags) and s.spec.model in wanted}
     folders = {s["name"]: s["folder"] for s in manifest["steps"]} if manifest else {}
     steps = []
     for spec in (s for s in recipe.steps if s.name in wanted):
@@ -64,6 +70,35 @@ class FlatStore(Store):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, (LABELS,))
+
+    def claim(self, dataset: Dataset, *, network: str, digest: str) -> None:
+        """Begin, or go on with, the masks of one network in a folder that holds no other PNG; write ``classes.txt``.
+
+        Args:
+            dataset: the photographs; their own folder is refused.
+            network: what the network is called, for people.
+            digest: what identifies it.
+
+        Raises:
+            WeaksegError: the folder holds photographs, or masks that this network did not make.
+        """
+        note = self.folder / ".weakseg.json"
+        if any(dataset.image_path(id).parent.resolve() == self.folder.resolve() for id in dataset.ids[:1]):
+            raise WeaksegError(f"{self.folder} holds the photographs; give the masks a folder of their own with --out")
+        if note.is_file():
+            earlier = read_json(note, dict)
+            if earlier.get("digest") != digest:
+                raise WeaksegError(
+                    f"{self.folder} holds masks of another network, {earlier.get('network')}; "
+                    "choose another --out, or remove the folder"
+                )
+        elif stranger := next(self.folder.glob("*.png"), None):
+            raise WeaksegError(
+                f"{self.folder} holds {stranger.name}, which no `weakseg predict` made; nothing is overwritten, "
+                "so choose another --out"
+            )
+        write_text(self.folder / "classes.txt", "".join(f"{name}\n" for name in dataset.classes))
+        write_json(note, {"network": network, "digest": digest})
 
     def path(self, id: str, key: str) -> Path:
         """``folder/<id>.png``."""

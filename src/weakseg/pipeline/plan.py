@@ -127,7 +127,7 @@ def backbone_of(step: Resolved) -> Backbone:
 def done_fingerprint(folder: Path) -> str | None:
     """The fingerprint with which the step in `folder` ended, or None."""
     path = folder / "done.json"
-    return read_json(path).get("fingerprint") if path.is_file() else None
+    return read_json(path, dict).get("fingerprint") if path.is_file() else None
 
 
 def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

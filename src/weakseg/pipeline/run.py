@@ -1,9 +1,11 @@
-"""Run the steps of one seed: skip what is done, resume what is half done, take from other runs what matches."""
+"""Run one step: fit its network, map it or a refiner over the photographs, evaluate, or adopt a stranger's files.
 
-import os
-import shutil
+Under a launcher every process runs this. Training splits each batch, mapping and judging split the photographs; files
+of the step as a whole are written by the first process.
+"""
+
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,15 +13,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from weakseg import infer, train
+from weakseg import _ranks, infer, train
 from weakseg._devices import cores
 from weakseg.data.dataset import Dataset
-from weakseg.data.store import read_json, read_label_map, read_score_maps, write_json, write_tensors
+from weakseg.data.store import write_json, write_tensors
 from weakseg.data.view import View
 from weakseg.pipeline.evaluations import Look
-from weakseg.pipeline.plan import Planned, changed, done_fingerprint
+from weakseg.pipeline.files import adopt, link_tree
+from weakseg.pipeline.plan import Planned
 from weakseg.pipeline.recipe import Folder
-from weakseg.types import LABELS, LATER, Backbone, Outputs, Sample, WeaksegError
+from weakseg.types import LATER, Backbone, Outputs, Sample, WeaksegError
 
 
 @dataclass(frozen=True)
@@ -99,11 +102,11 @@ class Chain:
 def run_step(chain: Chain, planned: Planned) -> dict[str, Any]:
     """Run one step to its end and return what stands in its ``done.json``."""
     began = time.perf_counter()
-    planned.folder.mkdir(parents=True, exist_ok=True)
-    write_json(planned.folder / "plan.json", {"parts": planned.parts, "fingerprint": planned.fingerprint})
+    plan = {"parts": planned.parts, "fingerprint": planned.fingerprint}
+    _ranks.first(lambda: write_json(planned.folder / "plan.json", plan))
     times: dict[str, Any] = {}
     if isinstance(planned.step.method, Folder):
-        _adopt(planned, chain.dataset)
+        adopt(planned, chain.dataset)
     elif planned.step.evaluates:
         _evaluate(chain, planned)
     else:
@@ -118,7 +121,7 @@ def run_step(chain: Chain, planned: Planned) -> dict[str, Any]:
         "seconds": round(time.perf_counter() - began, 3),
         "times": times,
     }
-    write_json(planned.folder / "done.json", done)
+    _ranks.first(lambda: write_json(planned.folder / "done.json", done))
     return done
 
 
@@ -139,71 +142,12 @@ def load_fitted(method: Any, backbone: Backbone, num_classes: int, folder: Path,
     return fitted
 
 
-def reuse(planned: Planned, runs: Sequence[Path]) -> bool:
-    """Take the step from the first of `runs` that ended one with this fingerprint, by hard link; whether one did."""
-    for run in runs:
-        for done in sorted(run.glob("seed-*/steps/*/done.json")):
-            if done_fingerprint(done.parent) == planned.fingerprint and done.parent != planned.folder:
-                link_tree(done.parent, planned.folder)
-                return True
-    return False
-
-
-def link_tree(source: Path, target: Path) -> None:
-    """Hard links (copies where the file system cannot) of every file below `source`; ``done.json`` last."""
-    files = sorted((f for f in source.rglob("*") if f.is_file()), key=lambda f: f.name == "done.json")
-    for file in files:
-        link_file(file, target / file.relative_to(source))
-
-
-def link_file(source: Path, target: Path) -> None:
-    """One hard link, or a copy where the file system cannot; an older file of that name is replaced."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    if target.is_file() and target.samefile(source):
-        return  # renaming one name of a file to another of its names would leave both
-    temporary = target.with_name(f".tmp-{target.name}")
-    temporary.unlink(missing_ok=True)
-    try:
-        os.link(source, temporary)
-    except OSError:
-        shutil.copy2(source, temporary)
-    os.replace(temporary, target)
-
-
-def settle(planned: Sequence[Planned], out: Path, *, overwrite: bool) -> None:
-    """Refuse to mix two configurations in one run, or move the older steps aside.
-
-    Raises:
-        WeaksegError: without `overwrite`, when a step on disk was begun with other constants, data or inputs.
-    """
-    known = {p.folder: p for p in planned}
-    stale: list[tuple[Path, list[str]]] = []
-    for folder in sorted((out / "steps").glob("*")) if (out / "steps").is_dir() else []:
-        if ".old-" in folder.name or not (folder / "plan.json").is_file():
-            continue
-        old = read_json(folder / "plan.json")
-        if folder not in known:
-            stale.append((folder, ["the recipe has no such step"]))
-        elif old.get("fingerprint") != known[folder].fingerprint:
-            stale.append((folder, changed(old.get("parts", {}), known[folder].parts)))
-    if stale and not overwrite:
-        lines = "; ".join(f"{folder.name} ({', '.join(keys)})" for folder, keys in stale)
-        raise WeaksegError(
-            f"{out} was begun with another configuration; steps that differ: {lines}. "
-            "Choose another --out, or pass --overwrite to move these steps aside"
-        )
-    for folder, _ in stale:
-        n = 1
-        while (aside := folder.with_name(f"{folder.name}.old-{n}")).exists():
-            n += 1
-        folder.rename(aside)
-
-
 def _fit(chain: Chain, planned: Planned) -> dict[str, Any]:
     method, options = planned.step.method, chain.options
     fit = planned.folder / "fit"
     if planned.step.spec.fitted is not None:
-        link_tree(Path(planned.step.spec.fitted), fit)
+        fitted = Path(planned.step.spec.fitted)
+        _ranks.first(lambda: link_tree(fitted, fit))
         return {"seconds": 0.0, "images_per_second": 0.0}
     with torch.random.fork_rng([]):
         torch.manual_seed(chain.seed)
@@ -221,13 +165,20 @@ def _fit(chain: Chain, planned: Planned) -> dict[str, Any]:
         checkpoint_seconds=options.checkpoint_seconds,
         tensorboard=options.tensorboard,
     )
-    if hasattr(method, "finish") and not (fit / "finished.safetensors").is_file():
-        model = model.to(infer.resolve_device(options.device)).eval()
-        with torch.no_grad():
-            method.finish(model, chain.view(planned, planned.ids))
-        write_tensors(fit / "finished.safetensors", {k: v.cpu() for k, v in model.state_dict().items()}, {})
+    if hasattr(method, "finish"):
+        _ranks.first(lambda: _finish(chain, planned, model, fit / "finished.safetensors"))
     chain.models.clear()
     return {"seconds": round(summary.seconds, 3), "images_per_second": round(summary.images_per_second, 3)}
+
+
+def _finish(chain: Chain, planned: Planned, model: nn.Module, target: Path) -> None:
+    """The method's pass without gradient after training; the network with what it found goes to `target`."""
+    if target.is_file():
+        return
+    model = model.to(infer.resolve_device(chain.options.device)).eval()
+    with torch.no_grad():
+        planned.step.method.finish(model, chain.view(planned, planned.ids))
+    write_tensors(target, {k: v.cpu() for k, v in model.state_dict().items()}, {})
 
 
 def _photographs_at_once(options: Options) -> int:
@@ -275,36 +226,14 @@ def _evaluate(chain: Chain, planned: Planned) -> None:
             threads=chain.options.cores,
         )
     )
-    write_json(
-        planned.folder / "result.json",
-        {
-            "kind": outcome.kind,
-            "headline": [list(row) for row in outcome.headline],
-            "of": f"{inputs[0].step}/{inputs[0].key}" if inputs else name,
-            "result": outcome.result,
-            "findings": [asdict(f) for f in outcome.findings],
-        },
-    )
-
-
-def _adopt(planned: Planned, dataset: Dataset) -> None:
-    """Check a stranger's files one by one and write them as the step's own outputs."""
-    source, store = Path(planned.step.method.path), planned.store
-    optional = store.done()
-    for id in (i for i in planned.ids if i not in optional):
-        sample = dataset.sample(id, need_tags=False)
-        if planned.step.writes == (LABELS,):
-            path = source / f"{id}.png"
-            outputs: Outputs = {LABELS: read_label_map(_there(path, planned), sample.size)}
-        else:
-            outputs = read_score_maps(_there(source / f"{id}.npz", planned))
-        store.write(id, outputs)
-
-
-def _there(path: Path, planned: Planned) -> Path:
-    if not path.is_file():
-        raise WeaksegError(f"step {planned.name}: {path} is missing; the folder must hold a file for every listed id")
-    return path
+    content = {
+        "kind": outcome.kind,
+        "headline": [list(row) for row in outcome.headline],
+        "of": f"{inputs[0].step}/{inputs[0].key}" if inputs else name,
+        "result": outcome.result,
+        "findings": [asdict(f) for f in outcome.findings],
+    }
+    _ranks.first(lambda: write_json(planned.folder / "result.json", content))
 
 
 def _unloaded(backbone: Backbone) -> Backbone:

@@ -15,7 +15,7 @@ from weakseg.models.weights import file_hash
 from weakseg.pipeline.recipe import Folder, Resolved, constants
 from weakseg.types import Backbone, WeaksegError
 
-NUMBERS = 1
+NUMBERS = 2
 """Raised when a change of the code changes the numbers of a step: older outputs are then computed anew."""
 
 NEEDS = {"tags": "tags", "boxes": "boxes", "saliency": "saliency", "mask": "masks"}

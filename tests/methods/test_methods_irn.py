@@ -13,6 +13,7 @@ from torchvision import tv_tensors
 
 from weakseg.methods.irn import INSTANCES, METHODS, Irn, edge_probability, enlarge, propagate, relation_losses
 from weakseg.ops.affinity import pair_offsets, path
+from weakseg.pipeline.recipe import constants, read_recipe, resolve
 from weakseg.types import (
     Backbone,
     Batch,
@@ -308,3 +309,25 @@ def test_small_equations():
     walked = torch.tensor([[[2.0]], [[4.0]]])
     assert enlarge(walked, (3, 4))[:, 0, 0].tolist() == [0.5, 1.0]  # one maximum for all classes
     assert not propagate(torch.rand(1, 6, 12), torch.ones(6, 12)).any()  # edges everywhere: nothing starts
+
+
+def test_the_recipes_hold_the_papers_constants():
+    """methods.md 2.2, 4 and 8.6: thresholds of the seeds and of the walk; COCO's branch has no mean shift."""
+    for name in ("cam-irn-voc", "cam-irn-coco"):
+        steps = {s.name: s for s in resolve(read_recipe(name))}
+        assert steps["cam"].backbone["name"] == "irn_resnet50"
+        assert (steps["seeds"].method.conf_fg, steps["seeds"].method.conf_bg) == (0.30, 0.05)
+        assert steps["seeds"].scores["scores"].key == "full"
+        assert steps["irn"].scores["scores"].key == "strided"
+        assert steps["irn"].method == replace(PUBLISHED, mean_shift=name == "cam-irn-voc")
+        assert steps["segment"].seeds["seeds"].step == "irn"
+
+
+def test_the_mobile_recipe_shares_its_cam_and_its_segmentation_network():
+    """So `--reuse` finds the CAM of another mobile recipe, and refiners are compared under one network."""
+    ours, crf = ({s.name: s for s in resolve(read_recipe(n))} for n in ("cam-irn-mobile", "cam-crf-mobile"))
+    for step in ("cam", "segment"):
+        assert constants(ours[step].method) == constants(crf[step].method)
+        assert (ours[step].lists, ours[step].backbone) == (crf[step].lists, crf[step].backbone)
+    amn = {s.name: s for s in resolve(read_recipe("amn-irn-mobile"))}["irn"]
+    assert replace(ours["irn"].method, power=1.3, background=0.25) == amn.method

@@ -113,7 +113,7 @@ def demo(
 
     out = Path(out)
     _ranks.join(device)
-    data_scenes(out / "scenes", count=count, seed=0, say=say)
+    data_scenes(out / "scenes", count=count, seed=0, progress=progress, say=say)
     return run("demo", out / "scenes", out / "run", seeds=seeds, device=device, progress=progress, say=say)
 
 
@@ -402,13 +402,17 @@ def data_check(
         return check(path, layout=layout, classes=classes, tags_from=tags_from, strict=strict, tick=tick)
 
 
-def data_scenes(out: str | Path, *, count: int = 320, seed: int = 0, size: int = 128, say: Say = _tell) -> Path:
+def data_scenes(
+    out: str | Path, *, count: int = 320, seed: int = 0, size: int = 128, progress: bool = True, say: Say = _tell
+) -> Path:
     """Generate the embedded data set: photo-like scenes in VOC layout with exact masks, boxes, tags and saliency."""
     from weakseg import _ranks
     from weakseg.data.scenes import make_scenes
+    from weakseg.progress import ticking
 
     _ranks.join()
-    _ranks.first(lambda: make_scenes(Path(out), count=count, seed=seed, size=size))
+    with ticking("scenes", show=progress) as tick:
+        _ranks.first(lambda: make_scenes(Path(out), count=count, seed=seed, size=size, tick=tick))
     say(f"{count} scenes in {out}")
     return Path(out)
 

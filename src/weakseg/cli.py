@@ -303,12 +303,13 @@ def data_scenes(
     out: Out,
     count: Annotated[int, typer.Option("--count", min=1, help="How many scenes.")] = 320,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Everything derives from it.")] = 0,
-    size: Annotated[int, typer.Option("--size", min=32, help="Side in pixels, about.")] = 128,
+    size: Annotated[int, typer.Option("--size", min=64, max=1024, help="Side in pixels, about.")] = 128,
+    progress: Progress = True,
 ) -> None:
     """Generate the embedded data set."""
     from weakseg import api
 
-    api.data_scenes(out, count=count, seed=seed, size=size)
+    api.data_scenes(out, count=count, seed=seed, size=size, progress=progress)
 
 
 @data.command(

@@ -15,12 +15,12 @@ depends on (seed, k, size) alone: the first hundred of two hundred are the same 
 """
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 from PIL import Image
-from rich.progress import track
 
 from weakseg.data._scene_compose import CLASSES, Scene, compose
 from weakseg.data._scene_paint import CONTEXT
@@ -31,12 +31,18 @@ CONTEXT_CLASSES = CONTEXT
 """Names of the background materials; name k has id k + 1 in ``ContextClass/*.png``, 0 is an object of the classes."""
 VERSION = 1
 """Goes up whenever the same seed gives other files."""
+THREADS = 4  # half of the time is spent waiting for the disk
 
 __all__ = ["CLASSES", "CONTEXT_CLASSES", "VERSION", "make_scenes", "split"]
 
 
 def make_scenes(
-    out: Path, count: int = 240, seed: int = 0, size: int = 128, val_share: float = 0.25, progress: bool = False
+    out: Path,
+    count: int = 240,
+    seed: int = 0,
+    size: int = 128,
+    val_share: float = 0.25,
+    tick: Callable[[int, int], None] | None = None,
 ) -> None:
     """Write `count` generated scenes to the folder `out`, in VOC layout.
 
@@ -51,7 +57,7 @@ def make_scenes(
         seed: 0 or more; another seed, other scenes.
         size: width and height in pixels, 64 to 1024.
         val_share: share of the scenes in val, between 0 and 1; every list has at least one scene.
-        progress: show a progress bar.
+        tick: called with (scenes done, count) after each.
 
     Raises:
         WeaksegError: an argument is out of range, or `out` holds something else.
@@ -61,11 +67,18 @@ def make_scenes(
     _check(seed, size)
     out = _prepare(Path(out), settings, count)
     names = [scene_id(k) for k in range(count)]
-    rows = []
-    for index in track(range(count), "painting scenes", disable=not progress):
+
+    def paint(index: int) -> str:
         scene = compose(seed, index, size)
         _write(out, names[index], scene)
-        rows.append(f"{names[index]}.jpg,{';'.join(c for c in CLASSES if c in scene.names)}")
+        return f"{names[index]}.jpg,{';'.join(c for c in CLASSES if c in scene.names)}"
+
+    rows = []
+    with ThreadPoolExecutor(THREADS) as pool:
+        for row in pool.map(paint, range(count)):
+            rows.append(row)
+            if tick is not None:
+                tick(len(rows), count)
     _write_index(out, rows, {name: [names[k] for k in chosen] for name, chosen in lists.items()})
 
 

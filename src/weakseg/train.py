@@ -34,7 +34,7 @@ from weakseg.data.store import read_json, read_tensors, write_json, write_tensor
 from weakseg.data.transforms import Transform, build
 from weakseg.data.view import View
 from weakseg.progress import track
-from weakseg.types import Batch, Learner, Sample, Step, WeaksegError
+from weakseg.types import Batch, Learner, Sample, Step, WeaksegError, deciding_constants
 
 __all__ = ["FitSummary", "fit", "resolve_device"]
 
@@ -311,11 +311,9 @@ def _accelerator(device: torch.device, precision: str) -> Accelerator:
 
 def _configuration(method: Learner, view: View, seed: int, precision: str) -> dict[str, Any]:
     """What a checkpoint must agree on with the run that continues it."""
-    known: Any = method
-    names: list[str] = [f.name for f in dataclasses.fields(known)] if dataclasses.is_dataclass(method) else []
     both = {
         "method": type(method).__qualname__,
-        **{name: getattr(method, name) for name in names},
+        **deciding_constants(method),
         **{f"optimisation.{k}": v for k, v in dataclasses.asdict(method.optimisation).items()},
         "seed": seed,
         "precision": precision,

@@ -6,7 +6,7 @@ builds the one nor the loop that builds the other.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
@@ -422,6 +422,18 @@ class Segmenter(Learner, Protocol):
     """Label maps in, a network that needs no labels out."""
 
     def predict(self, model: nn.Module, sample: Sample) -> "LabelMap | Instances": ...
+
+
+def deciding_constants(method: object) -> dict[str, Any]:
+    """The constants of a method that decide its numbers; none of what is no dataclass.
+
+    A constant that a method got after people had runs stands in its `added`, a mapping to the value that means "as
+    before": with that value it is left out, so that older runs stay done, resumable and reusable.
+    """
+    if isinstance(method, type) or not is_dataclass(method):
+        return {}
+    added: Mapping[str, Any] = getattr(method, "added", {})
+    return {k: v for k, v in asdict(method).items() if k not in added or v != added[k]}
 
 
 Samples: TypeAlias = Sequence[Sample]

@@ -12,7 +12,19 @@ from torchvision import tv_tensors
 
 from weakseg.methods.cam import METHODS, Cam
 from weakseg.models.backbones import batch_norms
-from weakseg.types import Backbone, Batch, Flip, Jitter, Localizer, Normalise, PaddedCrop, ResizeLong, Sample, Step
+from weakseg.types import (
+    Backbone,
+    Batch,
+    Flip,
+    Jitter,
+    Localizer,
+    Normalise,
+    PaddedCrop,
+    ResizeLong,
+    Sample,
+    Step,
+    deciding_constants,
+)
 
 BACKBONE = Backbone("resnet10t", weights=None)
 TINY = replace(METHODS["resnet50"], freeze_bn=False, freeze_stem=False, detach_stage2=False, scales=(1.0, 0.5))
@@ -196,3 +208,24 @@ def test_a_batch_is_its_images():
         together = model(data.images).logits
         apart = torch.cat([model(data.images[i : i + 1]).logits for i in range(2)])
     torch.testing.assert_close(together, apart, rtol=1e-4, atol=1e-5)
+
+
+def test_the_base_of_eps():
+    """methods.md 2.1: as PSA's, in EPS' batches, iterations and, on COCO, crops."""
+    voc, coco = METHODS["resnet38_eps"], METHODS["resnet38_eps_coco"]
+    assert replace(voc, batch_size=16, iterations=None) == METHODS["resnet38"]
+    assert (voc.optimisation.batch_size, voc.optimisation.iterations, voc.optimisation.lr) == (8, 20_000, 0.01)
+    assert (coco.optimisation.batch_size, coco.optimisation.iterations) == (16, 256_500)
+    assert [s for s in coco.augmentation.steps if not isinstance(s, Jitter)] == [
+        ResizeLong(256, 448),
+        Flip(0.5),
+        Normalise(),
+        PaddedCrop(321),
+    ]
+
+
+def test_a_later_constant_leaves_older_runs_as_they_are():
+    old = deciding_constants(METHODS["resnet38"])
+    assert "iterations" not in old
+    assert set(old) == set(asdict(METHODS["resnet38"])) - {"iterations"}
+    assert deciding_constants(METHODS["resnet38_eps"])["iterations"] == 20_000

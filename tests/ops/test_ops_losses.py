@@ -72,6 +72,15 @@ def test_missing_terms_are_zero_and_finite(fill):
         assert bool((grad == 0).all()) == (fill == 255)
 
 
+def test_without_the_guard_an_empty_mean_is_nan_as_in_the_published_tools():
+    logits, background = torch.randn(1, 3, 1, 2), torch.zeros(1, 1, 2, dtype=torch.uint8)
+    assert balanced_cross_entropy(logits, background, guard=False).isnan()
+    assert cross_entropy(logits, background + 255, guard=False).isnan()
+    both = torch.tensor([[[0, 2]]], dtype=torch.uint8)
+    for function in (cross_entropy, balanced_cross_entropy):
+        assert torch.equal(function(logits, both, guard=False), function(logits, both))
+
+
 def test_ignored_pixels_get_no_gradient():
     logits = torch.randn(2, 4, 5, 6, requires_grad=True)
     labels = labels_with_ignore()

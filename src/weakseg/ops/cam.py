@@ -47,6 +47,24 @@ def max_normalise(maps: Tensor, eps: float = 1e-5) -> Tensor:
     return maps / (maps.amax(dim=(-2, -1), keepdim=True) + eps)
 
 
+def min_max_normalise(maps: Tensor, eps: float = 1e-5) -> Tensor:
+    """Each map stretched from its minimum to its maximum to 0-1 (AMN; methods.md 8.5).
+
+    Args:
+        maps: float (K, h, w).
+        eps: added to the range; a constant map becomes zero.
+
+    Returns:
+        float (K, h, w), 0-1.
+
+    >>> min_max_normalise(torch.tensor([[[1.0, 2.0, 3.0]], [[2.0, 2.0, 2.0]]]))[:, 0]
+    tensor([[0.0000, 0.5000, 1.0000],
+            [0.0000, 0.0000, 0.0000]])
+    """
+    low, high = maps.amin(dim=(-2, -1), keepdim=True), maps.amax(dim=(-2, -1), keepdim=True)
+    return (maps - low) / (high - low + eps)
+
+
 def merge_flip(maps: Tensor) -> Tensor:
     """Sum of a view's maps and those of its mirror image, turned back.
 

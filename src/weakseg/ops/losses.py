@@ -1,4 +1,8 @@
-"""Losses on image tags and on label maps with ignored pixels; each is finite on any labels."""
+"""Losses on image tags and on label maps with ignored pixels.
+
+Each is finite on any labels: a mean over no pixel is zero, with a gradient of zero. The published tools divide 0 by 0
+there; ``guard=False`` does as they do (methods.md 8.9, row 15, and 13).
+"""
 
 import torch
 from torch import Tensor
@@ -28,12 +32,13 @@ def multilabel_soft_margin(logits: Tensor, tags: Tensor) -> Tensor:
     return -(tags * logsigmoid(logits) + (1 - tags) * logsigmoid(-logits)).mean(dim=1).mean()
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean negative log-likelihood over the pixels that are not 255; zero (with a gradient of zero) if there is none.
+def cross_entropy(logits: Tensor, labels: Tensor, *, guard: bool = True) -> Tensor:
+    """Mean negative log-likelihood over the pixels that are not 255.
 
     Args:
         logits: float (B, C + 1, h, w), channel 0 = background.
         labels: uint8 (B, h, w), ids 0..C or 255 = ignore.
+        guard: zero if there is none; False: nan, as torch's own.
 
     Returns:
         float (), >= 0.
@@ -42,16 +47,17 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     tensor(1.3863)
     """
     valid = labels != IGNORE
-    return _masked_mean(_pixel_loss(logits, labels), valid)
+    return _masked_mean(_pixel_loss(logits, labels), valid, guard)
 
 
-def balanced_cross_entropy(logits: Tensor, labels: Tensor, *, half: bool = True) -> Tensor:
+def balanced_cross_entropy(logits: Tensor, labels: Tensor, *, half: bool = True, guard: bool = True) -> Tensor:
     """Mean over foreground pixels plus mean over background pixels, so that background cannot win by its area.
 
     Args:
         logits: float (B, C + 1, h, w), channel 0 = background.
         labels: uint8 (B, h, w), ids 0..C or 255 = ignore.
-        half: halve the sum (AMN's balanced loss). A term without pixels is zero and is not made up for.
+        half: halve the sum (AMN's balanced loss).
+        guard: a term without pixels is zero and is not made up for; False: it is nan.
 
     Returns:
         float (), >= 0.
@@ -63,16 +69,17 @@ def balanced_cross_entropy(logits: Tensor, labels: Tensor, *, half: bool = True)
     >>> balanced_cross_entropy(torch.zeros(1, 2, 1, 4), labels)  # (ln 2 + ln 2) / 2
     tensor(0.6931)
     """
-    return balanced_mean(_pixel_loss(logits, labels), labels, half=half)
+    return balanced_mean(_pixel_loss(logits, labels), labels, half=half, guard=guard)
 
 
-def balanced_mean(loss: Tensor, labels: Tensor, *, half: bool = True) -> Tensor:
+def balanced_mean(loss: Tensor, labels: Tensor, *, half: bool = True, guard: bool = True) -> Tensor:
     """Mean of a pixel loss over the foreground plus its mean over the background, over the pixels of the whole batch.
 
     Args:
         loss: float (B, h, w), of each pixel.
         labels: uint8 (B, h, w), ids 0..C or 255 = in neither mean.
-        half: halve the sum. A term without pixels is zero and is not made up for.
+        half: halve the sum.
+        guard: a term without pixels is zero and is not made up for; False: it is nan.
 
     Returns:
         float ().
@@ -83,7 +90,7 @@ def balanced_mean(loss: Tensor, labels: Tensor, *, half: bool = True) -> Tensor:
     """
     background = labels == BACKGROUND
     foreground = (labels != BACKGROUND) & (labels != IGNORE)
-    total = _masked_mean(loss, foreground) + _masked_mean(loss, background)
+    total = _masked_mean(loss, foreground, guard) + _masked_mean(loss, background, guard)
     return total / 2 if half else total
 
 
@@ -93,5 +100,5 @@ def _pixel_loss(logits: Tensor, labels: Tensor) -> Tensor:
     return _nll(logits, labels.long(), ignore_index=IGNORE, reduction="none")
 
 
-def _masked_mean(loss: Tensor, mask: Tensor) -> Tensor:
-    return torch.where(mask, loss, 0).sum() / mask.sum().clamp(min=1)
+def _masked_mean(loss: Tensor, mask: Tensor, guard: bool) -> Tensor:
+    return torch.where(mask, loss, 0).sum() / mask.sum().clamp(min=int(guard))

@@ -12,8 +12,8 @@ from weakseg.data.dataset import Dataset
 from weakseg.data.store import Store, read_json
 from weakseg.models.backbones import backbone_from_name
 from weakseg.models.weights import file_hash
-from weakseg.pipeline.recipe import Folder, Resolved, constants
-from weakseg.types import Backbone, WeaksegError
+from weakseg.pipeline.recipe import Folder, Resolved
+from weakseg.types import Backbone, WeaksegError, deciding_constants
 
 NUMBERS = 2
 """Raised when a change of the code changes the numbers of a step: older outputs are then computed anew."""
@@ -153,7 +153,7 @@ def _parts(
     precision: str,
 ) -> dict[str, Any]:
     parts: dict[str, Any] = {"numbers": NUMBERS, "method": step.spec.method, "classes": list(dataset.classes)}
-    parts |= {f"set.{k}": _plain(v) for k, v in constants(step.method).items()}
+    parts |= {f"set.{k}": _plain(v) for k, v in deciding_constants(step.method).items()}
     parts["list"] = digest(ids)
     given = frozenset() if step.saliency is None else frozenset({"saliency"})
     parts["data"] = _data_digest(dataset, fit_ids + ids, frozenset(getattr(step.method, "needs", ())) - given)

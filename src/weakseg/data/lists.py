@@ -166,7 +166,8 @@ def read_tags_csv(
         id = _id_of(row[image_column].strip(), photos)
         if escapes(row[image_column].strip()) or id is None:
             known = photos if isinstance(photos, Iterable) and len(problems) < 3 else ()  # a search through all names
-            problems.append(f"{where}: no photograph {row[image_column].strip()!r}{near(row[image_column], known)}")
+            hint = near(row[image_column], known) or "; the columns are image,tag1;tag2"
+            problems.append(f"{where}: no photograph {row[image_column].strip()!r}{hint}")
             continue
         names = tuple(dict.fromkeys(sys.intern(t.strip()) for t in row[tag_column].split(";") if t.strip()))
         names = shared.setdefault(names, names)

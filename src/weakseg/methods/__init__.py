@@ -44,7 +44,8 @@ def _entry(module: ModuleType, entry: str, name: str) -> Any:
         return table[entry]
     if len(table) == 1 and entry == module.__name__.rpartition(".")[2]:
         return next(iter(table.values()))
-    raise WeaksegError(f"{name!r} names no method; {module.__name__} has: {', '.join(table) or 'no METHODS'}")
+    hint = near(entry, table) or f"; {module.__name__} has: {', '.join(table) or 'no METHODS'}"
+    raise WeaksegError(f"{name!r} names no method{hint}")
 
 
 def _outsider(path: Path) -> ModuleType:

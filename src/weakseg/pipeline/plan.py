@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from weakseg._words import near
 from weakseg.data.dataset import Dataset
 from weakseg.data.store import Store, read_json
 from weakseg.models.backbones import backbone_from_name
@@ -20,6 +21,14 @@ NUMBERS = 2
 
 NEEDS = {"tags": "tags", "boxes": "boxes", "saliency": "saliency", "mask": "masks"}
 """What a method's `needs` calls it -> what a data set's `has` calls it."""
+
+_DIGESTS = {
+    "data": "the photographs or labels it reads",
+    "list": "the ids it writes",
+    "fit": "the ids it learns from",
+    "folder": "the files in the folder",
+}
+"""What has changed where the part is a digest, of which nobody would see it."""
 
 _SALIENCY_WAYS = (
     "give a folder of maps named like the photographs with --saliency FOLDER, or let weakseg estimate them without "
@@ -73,7 +82,11 @@ class Lists:
 
     def ids(self, dataset: Dataset, name: str) -> tuple[str, ...]:
         """The ids of the recipe's list `name`."""
-        return tuple(dataset.list({"train": self.train, "val": self.val}.get(name, name)))
+        return tuple(dataset.list(self.meant(name)))
+
+    def meant(self, name: str) -> str:
+        """The data set's name, or the file, of the recipe's list `name`."""
+        return {"train": self.train, "val": self.val}.get(name, name)
 
 
 def plan(
@@ -95,7 +108,9 @@ def plan(
         fit_ids = lists.ids(dataset, step.spec.fit) if step.learns else ()
         ids = tuple(dict.fromkeys(i for name in step.lists for i in lists.ids(dataset, name)))
         if step.learns and not fit_ids:
-            raise WeaksegError(f"step {step.name}: the list {step.spec.fit!r} is empty, there is nothing to learn from")
+            raise _empty(step, lists.meant(step.spec.fit), "learn from")
+        if not ids:
+            raise _empty(step, " and ".join(lists.meant(name) for name in step.lists), "do")
         _check_needs(step, dataset, fit_ids)
         backbone = backbone_of(step) if step.learns else None
         parts = _parts(step, dataset, fit_ids, ids, backbone, planned, seed=seed, precision=precision)
@@ -111,17 +126,28 @@ def plan(
     return tuple(planned.values())
 
 
+def _empty(step: Resolved, name: str, verb: str) -> WeaksegError:
+    return WeaksegError(
+        f"step {step.name}: the list {name!r} is empty, there is nothing to {verb}; fill it, or give another"
+    )
+
+
 def backbone_of(step: Resolved) -> Backbone:
     """The step's backbone, or a sentence that says which key is wrong."""
-    given = {**step.backbone, **{k: tuple(step.backbone[k]) for k in ("mean", "std") if k in step.backbone}}
+    known = list(Backbone.__dataclass_fields__)
+    for key in step.backbone:
+        if key not in known:
+            raise WeaksegError(f"step {step.name}: a backbone has no key {key!r}{near(key, known, or_all=True)}")
     try:
+        given = {**step.backbone, **{k: tuple(step.backbone[k]) for k in ("mean", "std") if k in step.backbone}}
         if given.get("weights", "pretrained") == "pretrained" and "mean" not in given and "name" in given:
             published = backbone_from_name(str(given["name"]))
             given |= {"mean": published.mean, "std": published.std}
         return Backbone(**given)
     except TypeError as error:
-        known = ", ".join(Backbone.__dataclass_fields__)
-        raise WeaksegError(f"step {step.name}: backbone {dict(step.backbone)}: {error}; keys are: {known}") from None
+        raise WeaksegError(
+            f"step {step.name}: backbone {dict(step.backbone)}: {error}; keys are: {', '.join(known)}"
+        ) from None
 
 
 def done_fingerprint(folder: Path) -> str | None:
@@ -133,7 +159,7 @@ def done_fingerprint(folder: Path) -> str | None:
 def changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Readable differences between two steps' parts: ``set.crop: 224 -> 208``."""
     keys = [k for k in {**old, **new} if old.get(k) != new.get(k)]
-    return [f"{k}: {_short(old.get(k))} -> {_short(new.get(k))}" for k in keys]
+    return [f"{k}: {_DIGESTS.get(k) or f'{_short(old.get(k))} -> {_short(new.get(k))}'}" for k in keys]
 
 
 def digest(value: Any) -> str:

@@ -350,6 +350,12 @@ def _pairs(settings: Sequence[str] | Mapping[str, Any]) -> list[tuple[str, Any]]
 def _first(error: Exception) -> str:
     if not isinstance(error, ValidationError):
         return str(error)
-    first = error.errors()[0]
+    found = error.errors()
+    first = next((e for e in found if e["type"] == "extra_forbidden"), found[0])
     where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        what, known = ("a step", StepSpec) if len(first["loc"]) > 1 else ("a recipe", Recipe)
+        return f"{where} is no key of {what}{near(str(first['loc'][-1]), known.model_fields, or_all=True)}"
+    if first["type"] == "missing":
+        return f"{where} is missing"
     return f"{where}: {first['msg'].lower()} (got {first.get('input')!r})" if where else str(first["msg"])

@@ -50,8 +50,8 @@ def _named(planned: Planned) -> Iterator[None]:
     """What constants that make no sense raise, as a sentence with the step's name."""
     try:
         yield
-    except WeaksegError:
-        raise
+    except WeaksegError as error:
+        raise WeaksegError(f"step {planned.name}: {error}") from error
     except (ValueError, TypeError, RuntimeError, AssertionError, ArithmeticError, LookupError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise WeaksegError(

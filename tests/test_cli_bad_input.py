@@ -58,9 +58,10 @@ def plain(place, tmp_path):
 
 def exit_code(arguments):
     """Run the command line in this process."""
-    with pytest.MonkeyPatch.context() as patched, pytest.raises(SystemExit) as ended:
+    with pytest.MonkeyPatch.context() as patched:
         patched.setattr(sys, "argv", ["weakseg", *map(str, arguments)])
-        cli.main()
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
     return ended.value.code or 0
 
 

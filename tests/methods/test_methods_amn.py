@@ -22,16 +22,16 @@ from weakseg.methods.amn import (
     Amn,
     activation,
     condition,
-    drop,
     mean_logits,
     per_pixel_classification_loss,
     pixel_loss,
-    plain_minmax,
     probe_label,
     seed_mixed,
     smoothed_target,
 )
+from weakseg.models.amn import drop
 from weakseg.models.backbones import batch_norms
+from weakseg.ops.cam import min_max_normalise
 from weakseg.pipeline.recipe import constants, read_recipe, resolve
 from weakseg.types import (
     Backbone,
@@ -154,6 +154,9 @@ def test_a_batch_without_foreground_or_background_is_finite(labels, share):
     loss.backward()
     assert float(loss.detach()) == pytest.approx(share * math.log(3))
     assert bool(logits.grad.isfinite().all())
+    unguarded = per_pixel_classification_loss(logits, u8([labels]), guard=False)
+    assert unguarded.isnan()  # 0 / 0, as published (8.9, row 15)
+    assert replace(AMN, guard=False).guard is False
 
 
 def test_the_gradient_is_the_finite_difference():
@@ -180,9 +183,9 @@ def test_activation_is_a_softmax_over_all_channels():
     assert maps[:, 0, 0].tolist() == pytest.approx([0.1, 0.4])  # not 0.2 and 0.8
 
 
-def test_plain_minmax_by_hand():
+def test_min_max_normalise_by_hand():
     maps = torch.tensor([[[0.2, 0.4, 0.6]], [[0.5, 0.5, 0.5]]])
-    out = plain_minmax(maps)
+    out = min_max_normalise(maps)
     assert out[0, 0].tolist() == pytest.approx([0.0, 0.2 / (0.4 + 1e-5), 0.4 / (0.4 + 1e-5)], rel=1e-5)
     assert out[1, 0].tolist() == [0.0, 0.0, 0.0]
     assert float(maps[0, 0, 0]) == pytest.approx(0.2)
@@ -191,7 +194,7 @@ def test_plain_minmax_by_hand():
 def test_seed_mixed_keeps_the_probability_on_background_seeds_alone():
     maps = torch.tensor([[[0.2, 0.4, 0.6, 0.3]], [[0.8, 0.6, 0.4, 0.7]]])
     seeds = u8([[0, 7, 255, 0]])
-    out, stretched = seed_mixed(maps, seeds), plain_minmax(maps)
+    out, stretched = seed_mixed(maps, seeds), min_max_normalise(maps)
     assert out[:, 0, [0, 3]].tolist() == maps[:, 0, [0, 3]].tolist()
     assert out[:, 0, [1, 2]].tolist() == stretched[:, 0, [1, 2]].tolist()
     assert torch.equal(seed_mixed(maps, u8([[0] * 4])), maps)
@@ -204,7 +207,7 @@ def test_seed_mixed_takes_the_nearest_seed():
     nearest = torch.from_numpy(np.array(Image.fromarray(seeds.numpy()).resize((2, 2), Image.Resampling.NEAREST)))
     assert nearest.tolist() == [[0, 1], [0, 0]]
     out = seed_mixed(maps, seeds)
-    assert torch.equal(out, torch.where(nearest == 0, maps, plain_minmax(maps)))
+    assert torch.equal(out, torch.where(nearest == 0, maps, min_max_normalise(maps)))
 
 
 def test_mean_logits_turns_mirror_images_back():
@@ -346,7 +349,6 @@ def test_label_conditioning_inside_any_timm_network(name, layers):
             bias[: len(bias) // 2] = -1.0
             assert not torch.allclose(model(images, tags), without, rtol=1e-2)
             bias.fill_(1.0)
-    assert not any(m._forward_hooks for m in model.modules())
 
 
 def test_without_label_conditioning_the_tags_say_nothing():
@@ -364,14 +366,15 @@ def test_a_layer_that_is_not_there_is_told():
             network(replace(TINY, layers=(layer,)))
 
 
-def test_threads_with_inner_layers_do_not_meet():
+@pytest.mark.parametrize("method", [replace(TINY, layers=(2, 3, 4)), replace(TINY, test_time_dropout=True)])
+def test_threads_do_not_meet(method):
     """Photographs are scored in threads that share the network; a label must not reach another thread's features."""
-    model = network(replace(TINY, layers=(2, 3, 4))).eval()
+    model = network(method).eval()
     photos = [sample(tags=(k % 2 == 0, k % 3 == 0, True), seed=k, id=f"p{k}") for k in range(12)]
 
     def score(s):
         with torch.inference_mode():
-            return TINY.score(model, s)["strided"].scores
+            return method.score(model, s)["strided"].scores
 
     alone = [score(s) for s in photos]
     with ThreadPoolExecutor(4) as pool:
@@ -379,13 +382,39 @@ def test_threads_with_inner_layers_do_not_meet():
             torch.testing.assert_close(one, other)
 
 
+@pytest.mark.parametrize("layers", [(4,), (1, 2, 3)])
+def test_scoring_writes_nothing_into_the_network(layers, monkeypatch):
+    """What several threads share must stay as it is: no attribute, no hook, no mode, no number changes."""
+    method = replace(TINY, layers=layers, test_time_dropout=True)
+    model = network(method).eval()
+    before = {n: (dict(vars(m)), list(m._forward_hooks)) for n, m in model.named_modules()}
+    numbers = copy.deepcopy(model.state_dict())
+
+    def refuse(*arguments):
+        raise AssertionError(f"scoring writes into the network: {arguments[1:]}")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(torch.nn.Module, "__setattr__", refuse)
+        patched.setattr(torch.nn.Module, "register_forward_hook", refuse)
+        with torch.inference_mode():
+            method.score(model, sample())
+    for name, module in model.named_modules():
+        attributes, hooks = before[name]
+        assert all(vars(module)[k] is v for k, v in attributes.items())
+        assert list(module._forward_hooks) == hooks
+    assert all(torch.equal(v, numbers[k]) for k, v in model.state_dict().items())
+
+
 def test_a_copy_conditions_its_own_stages():
     model = network(replace(TINY, layers=(3,))).eval()
     twin = copy.deepcopy(model)
     images, tags = torch.randn(1, 3, 64, 64), torch.ones(1, 3)
     with torch.inference_mode():
-        torch.testing.assert_close(twin(images, tags), model(images, tags))
-    assert twin.inner["layer3"][0] is twin.backbone.net["layer3"]
+        expected = model(images, tags)
+        torch.testing.assert_close(twin(images, tags), expected)
+        twin.encoders["layer3"].bias.add_(1)
+        torch.testing.assert_close(model(images, tags), expected)
+        assert not torch.allclose(twin(images, tags), expected, rtol=1e-3)
 
 
 def test_every_trainable_parameter_learns_and_the_loss_falls():

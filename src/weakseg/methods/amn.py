@@ -10,20 +10,20 @@ The tags are an *input* of the network, so a photograph needs its tags and, for 
 its refined seeds whenever it is scored.
 """
 
-import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
 from torch import Tensor, nn
 
-from weakseg.models.backbones import FeatureNet, build_backbone
-from weakseg.models.deeplab import SummedConvs
-from weakseg.models.stages import changed_stages, stage_modules
-from weakseg.ops.cam import merge_flip, merge_psa, strided_size
-from weakseg.ops.image import resize_labels, scale_image
+from weakseg.models.amn import AmnNet
+from weakseg.models.amn import condition as condition  # Eq. (2) stands beside the network that uses it
+from weakseg.models.backbones import build_backbone
+from weakseg.ops.cam import merge_flip, merge_psa, min_max_normalise, strided_size
+from weakseg.ops.image import resize_labels
 from weakseg.ops.losses import balanced_mean
+from weakseg.ops.views import generator_of, scaled_views
 from weakseg.types import (
     BACKGROUND,
     IGNORE,
@@ -44,25 +44,12 @@ from weakseg.types import (
 
 REFINED = "refined"
 """Name of the refined seeds S in `sample.seeds` and `batch.seeds`."""
-LAYERS = 4
-"""Stages of a residual network; label conditioning after the last one is the paper's."""
-
 Smoothing: TypeAlias = Literal["classes", "paper"]
 MapNorm: TypeAlias = Literal["seed_mixed", "plain_minmax"]
 Probe: TypeAlias = Literal["label", "ones", "noise", "zeros"]
 
 
-# --- the equations; b = image, c = class with background first, d = feature channel; h x w = feature pixels ---
-
-
-def condition(features: Tensor, vector: Tensor) -> Tensor:
-    """Eq. (2), f(x) . h(y): each feature channel times the entry of the image's own vector.
-
-    Args:
-        features: float (B, D, h, w).
-        vector: float (B, D), h(y), a linear map of the image's tags; ones leave the features as they are.
-    """
-    return features * vector[:, :, None, None]
+# --- the equations; b = image, c = class with background first; h x w = feature pixels; Eq. (2) is `condition` ---
 
 
 def smoothed_target(labels: Tensor, channels: int, epsilon: float = 0.4, smoothing: Smoothing = "classes") -> Tensor:
@@ -106,23 +93,30 @@ def pixel_loss(logits: Tensor, target: Tensor) -> Tensor:
 
 
 def per_pixel_classification_loss(
-    logits: Tensor, labels: Tensor, epsilon: float = 0.4, *, smoothing: Smoothing = "classes", half: bool = True
+    logits: Tensor,
+    labels: Tensor,
+    epsilon: float = 0.4,
+    *,
+    smoothing: Smoothing = "classes",
+    half: bool = True,
+    guard: bool = True,
 ) -> Tensor:
     """Eq. (4), L_PCL: the mean loss of the foreground pixels and that of the background pixels (8.3).
 
-    Both means are over the batch; a batch without foreground, or without background, has zero in that place.
+    Both means are over the pixels of the whole batch.
 
     Args:
         logits: float (B, C + 1, h, w), background first.
         labels: uint8 (B, h, w), ids 0..C at the size of the logits; 255 is in neither mean.
         epsilon, smoothing: see `smoothed_target`.
         half: half their sum, as the published code; False is the paper's sum.
+        guard: a batch without foreground, or without background, has zero in that place; False: nan, as published.
 
     Returns:
         float ().
     """
     target = smoothed_target(labels, logits.shape[1], epsilon, smoothing)
-    return balanced_mean(pixel_loss(logits, target), labels, half=half)
+    return balanced_mean(pixel_loss(logits, target), labels, half=half, guard=guard)
 
 
 def mean_logits(views: Iterable[Tensor], size: tuple[int, int]) -> Tensor:
@@ -152,27 +146,21 @@ def activation(logits: Tensor, ids: Tensor) -> Tensor:
     return logits.softmax(dim=0)[ids.long()]
 
 
-def plain_minmax(maps: Tensor, eps: float = 1e-5) -> Tensor:
-    """Each map from its minimum to its maximum stretched to 0-1 (the paper's "normalised"; 8.9, row 7).
-
-    Args:
-        maps: float (K, h, w).
-        eps: added to the range; a constant map becomes zero.
-    """
-    low, high = maps.amin(dim=(-2, -1), keepdim=True), maps.amax(dim=(-2, -1), keepdim=True)
-    return (maps - low) / (high - low + eps)
-
-
 def seed_mixed(maps: Tensor, seeds: LabelMap, eps: float = 1e-5) -> Tensor:
-    """`plain_minmax` where the refined seed is foreground or undefined; where it is background M stays (8.5).
+    """`min_max_normalise` where the refined seed is foreground or undefined; where it is background M stays (8.5).
+
+    Minimum and maximum are those of the whole map. The paper's "normalised to 0-1" has no such exception (8.9, row 7).
 
     Args:
         maps: float (K, h, w), 0-1, see `activation`.
         seeds: uint8 (H, W), refined seeds S, 255 = undefined; resized by nearest neighbour to h x w.
-        eps: see `plain_minmax`.
+        eps: see `min_max_normalise`.
+
+    Returns:
+        float (K, h, w), 0-1.
     """
     background = resize_labels(seeds, (maps.shape[1], maps.shape[2])) == BACKGROUND
-    return torch.where(background.to(maps.device), maps, plain_minmax(maps, eps))
+    return torch.where(background.to(maps.device), maps, min_max_normalise(maps, eps))
 
 
 def probe_label(
@@ -199,86 +187,7 @@ def probe_label(
     return tags
 
 
-def drop(features: Tensor, rate: float, generator: torch.Generator) -> Tensor:
-    """Dropout whose draws come from `generator` (on the CPU): entries are zero or over (1 - rate) (8.9, row 6)."""
-    kept = torch.rand(features.shape, generator=generator) >= rate
-    return features * kept.to(features.device) / (1 - rate)
-
-
-# --- the network and the method ---
-
-
-class AmnNet(nn.Module):
-    """Backbone, label conditioning, dropout, four dilated convolutions summed (methods.md 8.2).
-
-    Args:
-        backbone: the feature extractor, trained as a whole.
-        num_classes: C, foreground classes.
-        layers: stages after which the features are conditioned, 4 = the last of the backbone, 3 the one before it;
-            none: without label conditioning (h = 1).
-        dropout: probability of dropping an entry of the features.
-        rates: dilations of the head's 3x3 convolutions, in feature pixels.
-
-    Attributes:
-        normalise: uint8 RGB image -> the network's input.
-    """
-
-    def __init__(
-        self,
-        backbone: FeatureNet,
-        num_classes: int,
-        *,
-        layers: Iterable[int] = (LAYERS,),
-        dropout: float = 0.1,
-        rates: Iterable[int] = (6, 12, 18, 24),
-    ) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.normalise = backbone.normalise
-        maps = {layer: len(backbone.channels) - 1 - LAYERS + layer for layer in sorted(set(layers))}
-        first = LAYERS + 1 - min(LAYERS, len(backbone.channels))
-        if wrong := [layer for layer in maps if not first <= layer <= LAYERS]:
-            raise WeaksegError(f"there is no layer {wrong[0]} to condition; this backbone has {first} to {LAYERS}")
-        self.encoders = nn.ModuleDict(
-            {f"layer{layer}": nn.Linear(num_classes, backbone.channels[index]) for layer, index in maps.items()}
-        )
-        # the last map is conditioned in the open, those within the backbone by a change to their stage
-        inner = {f"layer{layer}": index for layer, index in maps.items() if layer < LAYERS}
-        stages = stage_modules(backbone) if inner else ()
-        self.inner = {name: (stages[index],) for name, index in inner.items()}  # in tuples: no second name in the state
-        self.dropout = nn.Dropout(dropout)
-        self.head = SummedConvs(backbone.channels[-1], num_classes + 1, tuple(rates))
-
-    def forward(self, images: Tensor, labels: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """g(f(x) . h(y)): logits (B, C + 1, h, w), background first.
-
-        Args:
-            images: float (B, 3, H, W), normalised.
-            labels: float (B, C), multi-hot tags y, see `probe_label`.
-            generator: with it, dropout works whatever the mode is, and draws from it.
-        """
-        features = self.features(images, {name: encode(labels) for name, encode in self.encoders.items()})
-        if generator is not None:
-            features = drop(features, self.dropout.p, generator)
-        logits: Tensor = self.head([self.dropout(features) if generator is None else features])
-        return logits
-
-    def features(self, images: Tensor, vectors: Mapping[str, Tensor]) -> Tensor:
-        """The backbone's last map (B, D, h, w), conditioned by ``layer1`` ... ``layer4``, float (B, D_layer) each."""
-        changes = {stage: lambda x, vector=vectors[name]: condition(x, vector) for name, (stage,) in self.inner.items()}
-        with changed_stages(changes):
-            features: Tensor = self.backbone(images)[-1]
-        last = vectors.get(f"layer{LAYERS}")
-        return features if last is None else condition(features, last)
-
-    def new_parameters(self) -> list[nn.Parameter]:
-        """Parameters that no pre-training has touched: they learn at a higher rate."""
-        return [*self.encoders.parameters(), *self.head.parameters()]
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.head.parameters()).device
+# --- the method ---
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,6 +201,7 @@ class Amn:
 
     needs: ClassVar[frozenset[str]] = frozenset({"tags"})
     writes: ClassVar[tuple[str, ...]] = ("full", "strided")
+    added: ClassVar[Mapping[str, Any]] = {"guard": True}  # since runs exist, and what stands for "as before"
 
     # network, sec. 8.2
     lc: bool = True  # label conditioning; without it 58.2 instead of 62.1
@@ -305,6 +215,7 @@ class Amn:
     epsilon: float = 0.4
     smoothing: Smoothing = "classes"  # "paper": epsilon / (N - 1)
     half: bool = True  # False: the paper's sum of two means
+    guard: bool = True  # False: 0 / 0 in a batch without foreground or background, as published (8.9, row 15)
     # training, sec. 8.4
     crop: int = 512
     train_scales: tuple[float, float] = (0.5, 1.5)
@@ -354,7 +265,9 @@ class Amn:
             raise WeaksegError(f"amn reads the seeds {REFINED!r}: write `seeds: {{{REFINED}: STEP}}` in the recipe")
         logits = model(batch.images, probe_label(batch.tags, self.condition, noise=self.noise))
         labels = resize_labels(batch.seeds[REFINED], (logits.shape[2], logits.shape[3]))
-        loss = per_pixel_classification_loss(logits, labels, self.epsilon, smoothing=self.smoothing, half=self.half)
+        loss = per_pixel_classification_loss(
+            logits, labels, self.epsilon, smoothing=self.smoothing, half=self.half, guard=self.guard
+        )
         return {"pcl": loss}
 
     def score(self, model: AmnNet, sample: Sample) -> Mapping[str, ScoreMap]:
@@ -373,7 +286,7 @@ class Amn:
     def normalise(self, maps: Tensor, sample: Sample) -> Tensor:
         """Activations (K, h, w) of a photograph, normalised as `map_norm` says."""
         if self.map_norm == "plain_minmax":
-            return plain_minmax(maps)
+            return min_max_normalise(maps)
         if REFINED not in sample.seeds:
             raise WeaksegError(
                 f"{sample.id}: map_norm = 'seed_mixed' reads the refined seeds of every photograph it scores: let the "
@@ -383,27 +296,17 @@ class Amn:
 
     def _views(self, model: AmnNet, sample: Sample) -> Iterator[Tensor]:
         """Logits (1 or 2, C + 1, h_s, w_s) of each scale and its mirror image; noise and dropout depend on the id."""
-        generator = _generator(sample.id)
+        generator = generator_of(sample.id)
+        dropout = generator if self.test_time_dropout else None
         probe = self.condition if self.probe is None else self.probe
         labels = probe_label(sample.tags[None], probe, noise=self.noise, generator=generator).to(model.device)
-        for scale in self.scales:
-            image = scale_image(sample.image.as_subclass(Tensor), scale)
-            images = model.normalise(image.to(model.device))[None]
-            if self.flip:
-                images = torch.cat([images, images.flip(-1)])
-            dropout = generator if self.test_time_dropout else None
+        for images in scaled_views(sample.image, self.scales, model.normalise, flip=self.flip, device=model.device):
             yield model(images, labels.expand(len(images), -1), dropout).float()
 
 
 def _background_alone(size: tuple[int, int], sample: Sample, device: torch.device) -> ScoreMap:
     ids = torch.tensor([BACKGROUND], dtype=torch.uint8, device=device)
     return ScoreMap(ids, torch.ones(1, *size, device=device), sample.size)
-
-
-def _generator(id: str) -> torch.Generator:
-    """Draws of a photograph: the same in whatever order, thread or process it is scored."""
-    digest = hashlib.sha256(id.encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:7]))
 
 
 METHODS = {"amn": Amn()}

@@ -1,8 +1,13 @@
-"""Change what a stage of a backbone hands on to the next one, whatever the network looks like inside."""
+"""Change what a stage of a backbone hands on to the next one, whatever the network looks like inside.
+
+A network is shared by all threads that score photographs, so a forward pass writes nothing into its modules: the hooks
+are there from the beginning, and each asks the thread that runs it whether there is a change to make.
+"""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from threading import Lock, get_ident
+from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,8 +18,7 @@ from weakseg.types import WeaksegError
 
 Change = Callable[[Tensor], Tensor]
 
-_REGISTERING = Lock()
-"""PyTorch counts its hooks without one, and photographs are scored in several threads at once."""
+_CHANGES: ContextVar[Mapping[str, Change] | None] = ContextVar("changes", default=None)
 
 
 def stage_modules(backbone: FeatureNet, size: int = 64) -> tuple[nn.Module, ...]:
@@ -39,27 +43,36 @@ def stage_modules(backbone: FeatureNet, size: int = 64) -> tuple[nn.Module, ...]
     return tuple(_maker(made, maps, index) for index in range(len(maps)))
 
 
+def make_changeable(module: nn.Module, name: str) -> None:
+    """Let `changes` reach the output of `module` by `name`; a copy of the network keeps the name."""
+    module.register_forward_hook(partial(_changed, name))
+
+
 @contextmanager
-def changed_stages(changes: Mapping[nn.Module, Change]) -> Iterator[None]:
-    """While it lasts, and in this thread alone, a module's output passes through its change before anybody reads it.
+def changes(by_name: Mapping[str, Change]) -> Iterator[None]:
+    """While it lasts, and in this thread alone, the output of each named module passes through its change.
+
+    Args:
+        by_name: name given to `make_changeable` -> change; modules of other names hand on what they made.
 
     >>> net = nn.Sequential(nn.Identity(), nn.ReLU())
-    >>> with changed_stages({net[0]: lambda x: x - 2}):
+    >>> make_changeable(net[0], "first")
+    >>> with changes({"first": lambda x: x - 2}):
     ...     net(torch.tensor([1.0, 3.0]))
     tensor([0., 1.])
+    >>> net(torch.tensor([1.0, 3.0]))
+    tensor([1., 3.])
     """
-    thread = get_ident()
-
-    def hook(change: Change) -> Callable[..., Tensor | None]:
-        return lambda module, inputs, output: change(output) if get_ident() == thread else None
-
-    with _REGISTERING:
-        hooks = [module.register_forward_hook(hook(change)) for module, change in changes.items()]
+    before = _CHANGES.set(by_name)
     try:
         yield
     finally:
-        for handle in hooks:
-            handle.remove()
+        _CHANGES.reset(before)
+
+
+def _changed(name: str, module: nn.Module, inputs: Any, output: Tensor) -> Tensor | None:
+    change = (_CHANGES.get() or {}).get(name)
+    return None if change is None else change(output)
 
 
 def _probe(backbone: FeatureNet, size: int) -> list[Tensor]:

@@ -1,0 +1,183 @@
+"""Label maps from boxes, background attention and class activation maps: unaries of a CRF, and retrieval.
+
+Oh et al., "Background-Aware Pooling and Noise-Aware Loss for Weakly-Supervised Semantic Segmentation" (BANA), CVPR
+2021, Eqs. (5)-(9); the published code's choices: methods.md 7.4 and 7.7.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from weakseg.ops.boxes import class_masks
+from weakseg.ops.upsampling import upsampled_cosines, upsampled_means
+from weakseg.types import BACKGROUND, LabelMap
+
+EPS = 1e-12
+"""Added to maxima and lengths."""
+
+
+def background_map(attention: Tensor, background: Tensor, threshold: float = 0.99, *, relative: bool = True) -> Tensor:
+    """Eq. (7), u_0: the attention where it is high, 0 where it is lower, 1 outside all boxes.
+
+    Args:
+        attention: float (H, W), A of every pixel, 0-1, those outside boxes included.
+        background: bool (H, W), M. Without any definite background A means nothing: u_0 is 0.
+        threshold: values below it become 0, those above stay; 0 keeps all.
+        relative: whether the threshold is a share of the photograph's largest A.
+
+    Returns:
+        float (H, W), 0-1.
+
+    >>> a, m = torch.tensor([[0.5, 0.8, 0.79, 0.1]]), torch.tensor([[True, False, False, False]])
+    >>> background_map(a, m)
+    tensor([[1.0000, 0.8000, 0.0000, 0.0000]])
+    """
+    if not bool(background.any()):
+        return torch.zeros_like(attention)
+    limit = threshold * (float(attention.max()) if relative else 1.0)
+    return torch.where(background, 1.0, torch.where(attention < limit, 0.0, attention))
+
+
+def box_activation(activation: Tensor, inside: Tensor, maximum: Tensor | None = None) -> Tensor:
+    """Eq. (5), u_c of one box: the activation over its maximum in the box, 0 outside.
+
+    Args:
+        activation: float (..., H, W), CAM_c = ReLU(f . w_c), Eq. (6).
+        inside: bool (..., H, W), the box.
+        maximum: bool (..., H, W), where the maximum is taken instead: the paper takes it over all boxes of the class.
+
+    Returns:
+        float (..., H, W), 0-1 (above 1 outside of `maximum`, if that is given and not all of the box).
+
+    >>> box_activation(torch.tensor([[4.0, 2.0, 1.0]]), torch.tensor([[False, True, True]]))
+    tensor([[0.0000, 1.0000, 0.5000]])
+    """
+    where = inside if maximum is None else maximum
+    highest = torch.where(where, activation, 0.0).amax(dim=(-2, -1), keepdim=True)
+    return torch.where(inside, activation / (highest + EPS), 0.0)
+
+
+def box_unary(maps: Tensor, background: Tensor, *, softmax: bool = True) -> Tensor:
+    """What the CRF is told: a softmax over [u_0, u_c ...] inside boxes, background outside.
+
+    Two classes can differ by no more than 0.27 against 0.73, which leaves much to the CRF (methods.md 7.7, row 7).
+
+    Args:
+        maps: float (N, H, W), u_0 first.
+        background: bool (H, W), M.
+        softmax: False feeds the maps as they are, as the paper has it.
+
+    Returns:
+        float (N, H, W), 0-1.
+
+    >>> box_unary(torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]]), torch.tensor([[True, False]]))
+    tensor([[[1.0000, 0.2689]],
+    <BLANKLINE>
+            [[0.0000, 0.7311]]])
+    """
+    certain = torch.zeros_like(maps)
+    certain[BACKGROUND] = 1
+    return torch.where(background, certain, maps.softmax(dim=0) if softmax else maps)
+
+
+def labels_in_boxes(probabilities: Tensor, possible: Tensor, ids: Tensor, background: Tensor) -> LabelMap:
+    """Y_crf: the most probable of the classes that can be at a pixel (methods.md 7.4, step 5).
+
+    A tie goes to the class that comes first. In a photograph without definite background nothing was told of the
+    background; then the classes decide among themselves, and a single box is filled (methods.md 7.7, row 16).
+
+    Args:
+        probabilities: float (N, H, W), background first.
+        possible: bool (N, H, W), see `ops.boxes.class_masks`.
+        ids: uint8 (N,), 0 first.
+        background: bool (H, W), M.
+
+    Returns:
+        uint8 (H, W).
+
+    >>> p = torch.tensor([[[0.6, 0.6]], [[0.4, 0.4]]])
+    >>> ids, everywhere = torch.tensor([0, 9], dtype=torch.uint8), torch.ones(2, 1, 2, dtype=torch.bool)
+    >>> labels_in_boxes(p, everywhere, ids, torch.tensor([[False, False]]))
+    tensor([[9, 9]], dtype=torch.uint8)
+    """
+    scores = torch.where(possible, probabilities, -1.0)
+    if not bool(background.any()):
+        scores = torch.cat([torch.full_like(scores[:1], -0.5), scores[1:]])
+    return ids.to(scores.device)[scores.argmax(dim=0)]
+
+
+def prototypes(
+    features: Tensor, labels: LabelMap, ids: Tensor, weights: Tensor, *, align_corners: bool = True
+) -> Tensor:
+    """Eq. (8), q_c: mean feature of the pixels labelled c, or the classifier's weights for a class without any.
+
+    Args:
+        features: float (D, h, w), upsampled to the labels.
+        labels: uint8 (H, W), Y_crf.
+        ids: uint8 (N,).
+        weights: float (N, D), w_c of these classes.
+        align_corners: of the upsampling.
+
+    Returns:
+        float (N, D).
+
+    >>> f = torch.tensor([[[1.0, 3.0]]])
+    >>> prototypes(f, torch.tensor([[4, 0]], dtype=torch.uint8), torch.tensor([0, 4, 5]), torch.full((3, 1), 9.0))
+    tensor([[3.],
+            [1.],
+            [9.]])
+    """
+    own = labels[None] == ids[:, None, None].to(labels.device)
+    means = upsampled_means(features, own.to(features), align_corners)
+    return torch.where(own.any(dim=2).any(dim=1)[:, None].to(means.device), means, weights)
+
+
+def retrieved_labels(
+    features: Tensor,
+    queries: Tensor,
+    ids: Tensor,
+    boxes: Tensor,
+    labels: Tensor,
+    size: tuple[int, int],
+    *,
+    restrict: bool = True,
+    align_corners: bool = True,
+) -> LabelMap:
+    """Eq. (9), Y_ret: the class whose prototype the upsampled feature resembles most.
+
+    Args:
+        features: float (D, h, w).
+        queries: float (N, D), see `prototypes`.
+        ids: uint8 (N,), 0 first.
+        boxes: float (K, 4), XYXY pixels, half-open.
+        labels: int (K,), ids 1..C.
+        size: (H, W).
+        restrict: negative cosines count as 0, a class is 0 outside its boxes, background 1 outside all boxes, as the
+            published code has it; False is the plain cosine of the paper.
+        align_corners: of the upsampling.
+
+    Returns:
+        uint8 (H, W).
+    """
+    correlation = upsampled_cosines(features, queries, size, align_corners)
+    if restrict:
+        possible = class_masks(boxes, labels, ids, size).to(correlation.device)
+        correlation = torch.where(possible, correlation.relu(), 0.0)
+        correlation[0] = torch.where(possible[1:].any(dim=0), correlation[0], 1.0)
+    return ids.to(correlation.device)[correlation.argmax(dim=0)]
+
+
+def cosines(features: Tensor, weights: Tensor) -> Tensor:
+    """Cosine of each feature with each class's weights: s_c, the logits of a cosine classifier before their scale.
+
+    Args:
+        features: float (B, D, h, w).
+        weights: float (C + 1, D).
+
+    Returns:
+        float (B, C + 1, h, w), -1 to 1.
+
+    >>> cosines(torch.tensor([[[[3.0]], [[4.0]]]]), torch.tensor([[2.0, 0.0], [0.0, 1.0]])).flatten()
+    tensor([0.6000, 0.8000])
+    """
+    return torch.einsum("bdhw,cd->bchw", normalize(features, dim=1), normalize(weights, dim=1))

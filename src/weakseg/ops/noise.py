@@ -1,0 +1,131 @@
+"""Losses on two label maps of the same photograph that disagree in places: BANA's noise-aware loss and its rivals.
+
+Oh et al., "Background-Aware Pooling and Noise-Aware Loss for Weakly-Supervised Semantic Segmentation" (BANA), CVPR
+2021, Eqs. (10)-(14), and its supplement, Eqs. (4), (6) and (7); methods.md 7.5. Sums run over the whole batch; each
+loss is 0, with a gradient of 0, where it has no pixel.
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy, one_hot
+
+from weakseg.types import IGNORE
+
+
+def agreement(crf: Tensor, retrieved: Tensor) -> tuple[Tensor, Tensor]:
+    """Where two label maps agree (S), and where they do not (~S).
+
+    Args:
+        crf: uint8 (..., H, W), Y_crf; where it is 255, as on padding, a pixel is in neither.
+        retrieved: uint8 (..., H, W), Y_ret; where it alone is 255 a pixel is unreliable.
+
+    Returns:
+        reliable bool (..., H, W), unreliable bool (..., H, W).
+
+    >>> a, b = torch.tensor([3, 3, 255, 0], dtype=torch.uint8), torch.tensor([3, 0, 255, 255], dtype=torch.uint8)
+    >>> [mask.int().tolist() for mask in agreement(a, b)]
+    [[1, 0, 0, 0], [0, 1, 0, 1]]
+    """
+    known, same = crf != IGNORE, crf == retrieved
+    return known & same, known & ~same
+
+
+def reliable_labels(crf: Tensor, retrieved: Tensor) -> Tensor:
+    """Y_crf where both agree, 255 elsewhere; uint8 (..., H, W).
+
+    >>> reliable_labels(torch.tensor([3, 3], dtype=torch.uint8), torch.tensor([3, 0], dtype=torch.uint8))
+    tensor([  3, 255], dtype=torch.uint8)
+    """
+    return torch.where(agreement(crf, retrieved)[0], crf, IGNORE)
+
+
+def confidence(cosines: Tensor, labels: Tensor, gamma: float = 7.0) -> Tensor:
+    """Eqs. (11)-(12), sigma = (D_c* / max_c D_c)^gamma with D_c = 1 + cos(phi, W_c) and c* the label.
+
+    Args:
+        cosines: float (B, C + 1, H, W), -1 to 1.
+        labels: uint8 (B, H, W), Y_crf; where it is 255 sigma is that of background and means nothing.
+        gamma: damping, 1 or more; the larger, the nearer sigma is to 0 or 1.
+
+    Returns:
+        float (B, H, W), 0-1; 1 where the label is the class that the network itself would choose.
+
+    >>> s = torch.tensor([0.0, 1.0]).reshape(1, 2, 1, 1)  # D = 1, 2
+    >>> [float(confidence(s, torch.full((1, 1, 1), k, dtype=torch.uint8), gamma=2)) for k in (0, 1)]
+    [0.25, 1.0]
+    """
+    d = 1 + cosines
+    own = d.gather(1, _class(labels)[:, None])[:, 0]
+    ratio = own / d.amax(dim=1).clamp(min=1e-12)
+    return ratio.clamp(min=0) ** gamma  # rounding may put a cosine below -1
+
+
+def pixel_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """-log H_c*: float32 (B, H, W) of logits (B, C + 1, H, W) and labels uint8 (B, H, W); 0 where they are 255.
+
+    >>> pixel_cross_entropy(torch.zeros(1, 2, 1, 1), torch.ones(1, 1, 1, dtype=torch.uint8))  # ln 2
+    tensor([[[0.6931]]])
+    """
+    return cross_entropy(logits.float(), labels.long(), ignore_index=IGNORE, reduction="none")
+
+
+def mean_over(loss: Tensor, pixels: Tensor, weight: Tensor | None = None) -> Tensor:
+    """Mean of a pixel loss over some pixels, weighted or not: Eqs. (10) and (13).
+
+    Args:
+        loss: float (B, H, W).
+        pixels: bool (B, H, W), S or ~S.
+        weight: float (B, H, W), sigma, >= 0; None = 1.
+
+    Returns:
+        float (); 0 without pixels, and where all weights are 0 (the published code divides by zero).
+
+    >>> loss, pixels = torch.tensor([1.0, 2.0, 9.0]), torch.tensor([True, True, False])
+    >>> mean_over(loss, pixels), mean_over(loss, pixels, torch.tensor([3.0, 1.0, 1.0]))
+    (tensor(1.5000), tensor(1.2500))
+    """
+    share = pixels.to(loss) if weight is None else torch.where(pixels, weight, 0.0)
+    total = share.sum()
+    return (share * torch.where(pixels, loss, 0.0)).sum() / torch.where(total > 0, total, 1.0)
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """-sum_c H_c log H_c of each pixel, float (B, H, W): supplement, Eq. (4), before its mean.
+
+    >>> entropy(torch.zeros(1, 2, 1, 1))  # ln 2
+    tensor([[[0.6931]]])
+    """
+    log = logits.log_softmax(dim=1)
+    return -(log.exp() * log).sum(dim=1)
+
+
+def bootstrapped(logits: Tensor, labels: Tensor, beta: float) -> Tensor:
+    """-sum_c Y_c log H_c with the target Y = beta onehot(label) + (1 - beta) H: supplement, Eqs. (6)-(7).
+
+    The network's own opinion in the target is a constant: no gradient flows through it.
+
+    Args:
+        logits: float (B, C + 1, H, W).
+        labels: uint8 (B, H, W), Y_crf; 255 counts as background and means nothing.
+        beta: 1 trusts the label alone, 0 the network alone.
+
+    Returns:
+        float (B, H, W).
+    """
+    log = logits.log_softmax(dim=1)
+    label = one_hot(_class(labels), logits.shape[1]).movedim(-1, 1)
+    target = beta * label + (1 - beta) * log.detach().exp()
+    return -(target * log).sum(dim=1)
+
+
+def bootstrapping_beta(step: int, total: int, power: float = 0.9) -> float:
+    """beta = (1 - t/T)^power, from 1 to 0 over the training (supplement, sec. 5).
+
+    >>> bootstrapping_beta(0, 10), bootstrapping_beta(10, 10)
+    (1.0, 0.0)
+    """
+    return float(max(0.0, 1 - step / total) ** power)
+
+
+def _class(labels: Tensor) -> Tensor:
+    return torch.where(labels == IGNORE, 0, labels).long()

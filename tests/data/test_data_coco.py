@@ -55,7 +55,7 @@ def test_coco(tmp_path: Path) -> None:
     data = open_dataset(coco(tmp_path, content()))
     assert (data.layout, data.classes) == ("coco", ("person", "cat", "dog"))  # COCO's order, gaps closed
     assert (data.ids, data.tags_source) == (("a", "b", "c"), "json")
-    assert data.has == {"tags", "boxes", "masks"}
+    assert data.has == {"tags", "boxes", "masks", "instances"}
     assert [data.tags(id).tolist() for id in data.ids] == [[True, True, True], [False] * 3, [True, False, False]]
     sample = data.sample("a", truth=True)
     assert sample.boxes is not None

@@ -250,7 +250,7 @@ def test_the_data_set_opens(scenes):
     data = open_dataset(scenes)
     assert data.layout == "voc"
     assert data.classes == CLASSES
-    assert data.has == {"tags", "boxes", "saliency", "masks"}
+    assert data.has == {"tags", "boxes", "saliency", "masks", "instances"}
     assert data.tags_source == "tags.csv"
     name = data.list("val")[0]
     sample = data.sample(name, truth=True)

@@ -20,6 +20,7 @@ from pycocotools import mask as coco_mask
 
 from weakseg.data.images import PHOTO_SUFFIXES
 from weakseg.data.index import Files, Index, Objects, first_folder, visible
+from weakseg.data.instances import TrueInstances, true_instances
 from weakseg.data.lists import escapes, find_lists, stem_of
 from weakseg.types import IGNORE, LabelMap, WeaksegError
 
@@ -123,22 +124,36 @@ class CocoObjects:
         Raises:
             WeaksegError: a segmentation is damaged or made for another size, or a class is not in `classes`.
         """
+        out = np.zeros(size, np.uint8)
+        layers = self._objects(id, size, classes)
+        for label, crowd, inside in sorted(layers, key=lambda layer: (not layer[1], -int(layer[2].sum()))):
+            out[inside] = IGNORE if crowd else label
+        return torch.from_numpy(out)
+
+    def instances(self, id: str, size: tuple[int, int], classes: tuple[str, ...]) -> TrueInstances:
+        """The objects of `id` in the file's order, overlapping where they overlap.
+
+        An object with a box and no segmentation is a crowd in its box. Arguments and errors are those of `mask`.
+        """
+        objects = self._objects(id, size, classes)
+        masks = np.stack([inside for _, _, inside in objects]) if objects else np.zeros((0, *size), bool)
+        return true_instances(
+            torch.from_numpy(masks), [label for label, _, _ in objects], [crowd for _, crowd, _ in objects]
+        )
+
+    def _objects(self, id: str, size: tuple[int, int], classes: tuple[str, ...]) -> list[tuple[int, bool, np.ndarray]]:
+        """(class id, crowd, bool (H, W)) of each annotation of `id`."""
         if self._shapes is None:
             self._shapes = self._load_shapes()
-        out = np.zeros(size, np.uint8)
-        layers: list[tuple[tuple[bool, int, int], np.ndarray, int]] = []
+        found = []
         for name, crowd, shape in json.loads(zlib.decompress(self._shapes[id])) if id in self._shapes else ():
             if name not in classes:
                 raise WeaksegError(f"{id}: class {name!r} is not among the {len(classes)} classes")
             try:
-                inside = rasterise(shape, size)
+                found.append((classes.index(name) + 1, bool(crowd), rasterise(shape, size)))
             except WeaksegError as error:
                 raise WeaksegError(f"{id}: the segmentation of a {name}: {error}") from None
-            order = (not crowd, -int(inside.sum()), len(layers))
-            layers.append((order, inside, IGNORE if crowd else classes.index(name) + 1))
-        for _, inside, label in sorted(layers, key=lambda layer: layer[0]):
-            out[inside] = label
-        return torch.from_numpy(out)
+        return found
 
     def _load_shapes(self) -> dict[str, bytes]:
         """Shapes of every image, compressed: a second pass over the JSON, made only for the truth."""

@@ -18,6 +18,7 @@ from weakseg.data.coco import coco_files, index_coco
 from weakseg.data.folder import index_folder, photographs
 from weakseg.data.images import PHOTO_SUFFIXES, image_size, read_image, read_mask, read_saliency
 from weakseg.data.index import Files, Index, Objects
+from weakseg.data.instances import TrueInstances, from_object_map
 from weakseg.data.lists import read_classes, read_list, read_tags_csv
 from weakseg.data.store import safe_name
 from weakseg.data.tags import Tags, numbered, settle, sorted_names
@@ -37,7 +38,7 @@ class Dataset:
         classes: foreground names; the id of ``classes[k]`` is k + 1.
         ids: every id that has a photograph, sorted.
         lists: name -> ids, as the list files give them; ``all`` = `ids`.
-        has: what there is of ``tags``, ``boxes``, ``saliency``, ``masks``.
+        has: what there is of ``tags``, ``boxes``, ``saliency``, ``masks``, ``instances``.
         tags_source: ``tags.csv``, ``xml``, ``json``, ``yolo``, ``masks``, ``folders``, ``npy``; or ``none``.
         saliency_source: ``data set``, ``folder NAME``; or ``none``.
         untagged: ids for which the table of tags has no row (empty where tags come from elsewhere).
@@ -62,6 +63,7 @@ class Dataset:
             "boxes": index.objects is not None and any(id in index.objects for id in self.ids),
             "saliency": any(id in index.photos for id in index.saliency),
             "masks": index.shapes is not None or any(id in index.photos for id in index.masks),
+            "instances": index.shapes is not None or any(id in index.photos for id in index.instances),
         }
         return [name for name, yes in there.items() if yes]
 
@@ -153,6 +155,10 @@ class Dataset:
         """The file of the true mask, or None (COCO's polygons are no file; see `truth`)."""
         return self._index.masks.get(id)
 
+    def instances_path(self, id: str) -> Path | None:
+        """The file that says which object each pixel belongs to, or None (COCO's polygons are no file)."""
+        return self._index.instances.get(id)
+
     def saliency_path(self, id: str) -> Path | None:
         """The file of the saliency map, or None."""
         return self._index.saliency.get(id)
@@ -185,6 +191,26 @@ class Dataset:
                 "ids are 0 background, 1.. classes, 255 ignore"
             )
         return mask
+
+    def instances(self, id: str) -> TrueInstances | None:
+        """The true instances, or None: of VOC's ``SegmentationObject`` and mask, else of COCO's segmentations.
+
+        Raises:
+            WeaksegError: a file is damaged or of another size, or an object's class is not known.
+        """
+        index = self._index
+        if id in index.instances:
+            size = image_size(self.image_path(id))
+            mask = self.truth(id, size)
+            if mask is None:
+                raise WeaksegError(f"{index.instances[id]} has no true mask beside it that tells the objects' classes")
+            try:
+                return from_object_map(read_mask(index.instances[id], size), mask)
+            except WeaksegError as error:
+                raise WeaksegError(f"{index.instances[id]}: {error}") from None
+        if index.shapes is None or id not in index.shapes:
+            return None
+        return index.shapes.instances(id, image_size(self.image_path(id)), self.classes)
 
     def boxes(self, id: str) -> tuple[Tensor, Tensor] | None:
         """Boxes float32 (K, 4), XYXY pixels, half-open, as annotated, and labels int64 (K,), ids 1..C; or None.

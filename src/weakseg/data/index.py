@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from weakseg.data.instances import TrueInstances
 from weakseg.types import LabelMap, WeaksegError
 
 
@@ -117,6 +118,10 @@ class MaskSource(Protocol):
         """The mask of `id`, of `size` = (H, W), with the ids of `classes`."""
         ...
 
+    def instances(self, id: str, size: tuple[int, int], classes: tuple[str, ...]) -> TrueInstances:
+        """The objects of `id`, of `size` = (H, W), with the ids of `classes`."""
+        ...
+
 
 @dataclass
 class Index:
@@ -124,9 +129,9 @@ class Index:
 
     Attributes:
         root, layout: the folder and its kind, ``voc``, ``coco`` or ``folder``.
-        photos, masks, saliency, context: files by stem.
+        photos, masks, instances, saliency, context: files by stem; `instances` are maps of object numbers.
         saliency_source: where the saliency maps come from, in a word or two.
-        shapes: where masks come from for ids without a mask file.
+        shapes: where masks come from for ids without a mask file, and instances for ids without such a file.
         objects: boxes and their class names.
         classes: names in the layout's own order; None if it has none.
         named_tags: id -> class names, from folders per class.
@@ -140,6 +145,7 @@ class Index:
     layout: str
     photos: Files
     masks: Files = field(default_factory=Files)
+    instances: Files = field(default_factory=Files)
     saliency: Files = field(default_factory=Files)
     saliency_source: str = "data set"
     context: Files = field(default_factory=Files)

@@ -1,4 +1,4 @@
-"""PASCAL VOC layout: JPEGImages, Annotations, SegmentationClass, ImageSets/Segmentation; and what people add to it."""
+"""PASCAL VOC layout: JPEGImages, Annotations, Segmentation{Class,Object}, ImageSets; and what people add to it."""
 
 from pathlib import Path
 
@@ -28,6 +28,7 @@ def index_voc(root: Path) -> Index:
     for stem, path in Files().scan(root / "SegmentationClassAug", _PNG).items():
         if stem not in index.masks:
             index.masks.add(stem, path.parent, path.suffix)
+    index.instances.scan(root / "SegmentationObject", _PNG)
     if folder := first_folder(root, "Saliency", "saliency"):
         index.saliency.scan(folder, PHOTO_SUFFIXES)
     index.context.scan(root / "ContextClass", _PNG)

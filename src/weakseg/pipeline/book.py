@@ -62,7 +62,7 @@ def write_manifest(
                 "folder": p.folder.relative_to(out).as_posix(),
                 "fingerprint": p.fingerprint,
                 "photographs": {"fit": len(p.fit_ids), "outputs": len(p.ids)},
-                "truth": len(p.ids) if "mask" in getattr(p.step.method, "needs", ()) else 0,
+                "truth": len(p.ids) if {"mask", "instances"} & set(getattr(p.step.method, "needs", ())) else 0,
                 "backbone": None if p.backbone is None else {**asdict(p.backbone), "create": dict(p.backbone.create)},
                 "weights_sha256": None if p.backbone is None else weights_hash(p.backbone.weights),
                 "seconds": done.get("seconds"),

@@ -1,7 +1,7 @@
 """Evaluations as steps of a recipe: the only steps, beside `labels.truth`, that see true masks, and by their names."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -17,13 +17,17 @@ from weakseg.evaluate.boundaries import boundary_folder, evaluate_boundaries, of
 from weakseg.evaluate.confusion import evaluate_confusion
 from weakseg.evaluate.conventions import plain
 from weakseg.evaluate.health import Finding, check_classifier
+from weakseg.evaluate.instances import evaluate_instances
 from weakseg.evaluate.masks import evaluate_masks
-from weakseg.evaluate.saliency import evaluate_saliency, foreground_share, lambda_errors
+from weakseg.evaluate.probes import PROBES, evaluate_probes
+from weakseg.evaluate.saliency import evaluate_saliency, foreground_share, lambda_errors, map_selection
 from weakseg.evaluate.sweep import evaluate_scores
+from weakseg.methods.amn import Amn, Probe
+from weakseg.methods.eps import Eps
 from weakseg.ops.boundaries import MAX_DIST, WIDE_MAX_DIST
 from weakseg.ops.metrics import tag_map
 from weakseg.ops.saliency import saliency_of
-from weakseg.types import WeaksegError
+from weakseg.types import SALIENCY, Sample, WeaksegError
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,20 @@ class Look:
     def truth(self, id: str) -> Any:
         """The true mask of `id`, or None."""
         return self.view.dataset.truth(id)
+
+    def samples(self) -> Callable[[str], Sample]:
+        """A reader of photographs by id, for several threads; their images lie where the network stands."""
+        place = {id: k for k, id in enumerate(self.view.ids)}
+
+        def read(id: str) -> Sample:
+            sample = self.view[place[id]]
+            return replace(sample, image=sample.image.to(self.device))
+
+        return read
+
+    def instances(self, id: str) -> Any:
+        """The true instances of `id` and which are crowds, or None."""
+        return self.view.dataset.instances(id)
 
 
 @dataclass(frozen=True)
@@ -143,16 +161,25 @@ class Tags:
 
 @dataclass(frozen=True, slots=True)
 class Saliency:
-    """Error of saliency maps, such as EPS' estimated ones, against the given maps and the true foreground."""
+    """Error of saliency maps, such as EPS' estimated ones, against the given maps and the true foreground.
+
+    They come from `scores`; or they are estimated anew by the fitted network of EPS that `model` lends.
+    """
 
     needs: ClassVar[frozenset[str]] = frozenset({"mask", "saliency"})
 
     def evaluate(self, look: Look) -> Outcome:
-        """Judge the saliency maps of `scores`; the given ones are those of the step's `saliency` or of the data set."""
-        place = {id: k for k, id in enumerate(look.view.ids)}
+        """Judge the maps; the given ones are those of the step's `saliency` or of the data set."""
+        sample, lender, model = look.samples(), look.lender, look.model
+
+        def estimate(id: str) -> Tensor:
+            with torch.inference_mode():
+                return saliency_of(replace(lender, estimated=True).score(model, sample(id))[SALIENCY]).cpu()
+
+        anew = look.source is None and isinstance(lender, Eps)
         result = evaluate_saliency(
-            lambda id: saliency_of(look.read(id)),
-            lambda id: look.view[place[id]].saliency,
+            estimate if anew else lambda id: saliency_of(look.read(id)),
+            lambda id: sample(id).saliency,
             look.truth,
             look.view.ids,
             threads=look.threads,
@@ -176,13 +203,13 @@ class Selection:
 
     def evaluate(self, look: Look) -> Outcome:
         """How often each class counts as foreground; how well the maps explain the saliency maps."""
-        if look.model is None or not hasattr(look.lender, "selection"):
+        if look.model is None or not isinstance(look.lender, Eps):
             raise WeaksegError("evaluate.selection wants `model`: a step of eps")
-        model, place = look.model, {id: k for k, id in enumerate(look.view.ids)}
+        lender, model, sample = look.lender, look.model, look.samples()
 
         def select(id: str) -> tuple[Tensor, Tensor]:
             with torch.inference_mode():
-                seen = look.lender.selection(model, look.view[place[id]])
+                seen = map_selection(lender, model, sample(id))
                 errors = lambda_errors(seen.foreground, seen.background, seen.saliency, self.lams)
                 return seen.overlaps.cpu(), errors.cpu()
 
@@ -206,6 +233,37 @@ class Selection:
             for tau in self.taus
         )
         return Outcome("selection", rows, result)
+
+
+@dataclass(frozen=True, slots=True)
+class Probes:
+    """The maps of a fitted AMN when label conditioning is fed the tags, ones, noisy tags or nothing (Table A.1)."""
+
+    probes: tuple[Probe, ...] = PROBES
+    fixed: float = 0.25
+    thresholds: int = 256
+
+    needs: ClassVar[frozenset[str]] = frozenset({"mask", "tags"})
+
+    def evaluate(self, look: Look) -> Outcome:
+        """Ask the network that `model` lends; `seeds` are its refined ones, as in its own step."""
+        if look.model is None or not isinstance(look.lender, Amn):
+            raise WeaksegError("evaluate.probes wants `model`: a step of amn, and that step's `seeds`")
+        result = evaluate_probes(
+            look.lender,
+            look.model,
+            look.samples(),
+            look.truth,
+            look.view.ids,
+            look.view.dataset.classes,
+            probes=self.probes,
+            fixed=self.fixed,
+            thresholds=self.thresholds,
+            threads=look.threads,
+        )
+        rows = [(f"fed {p}, at the fixed threshold", r["fixed"]["miou"], "mIoU") for p, r in result["probes"].items()]
+        rows += [(f"fed {p}", r["plateau_width"], "plateau width") for p, r in result["probes"].items()]
+        return Outcome("probes", tuple(rows), result)
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,12 +328,33 @@ class Confusion:
         return Outcome("confusion", rows, result)
 
 
+@dataclass(frozen=True, slots=True)
+class InstanceMasks:
+    """Average precision of instances by VOC's rule (IRN's numbers) and by COCO's (methods.md 4)."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"instances"})
+
+    def evaluate(self, look: Look) -> Outcome:
+        """Judge the instances of `seeds`, such as ``irn/instances``."""
+        result = evaluate_instances(
+            look.read, look.instances, look.view.ids, look.view.dataset.classes, threads=look.threads
+        )
+        rows = (
+            ("at IoU 0.50, by VOC's rule", result["ap50_voc"], "AP"),
+            ("at IoU 0.50, by COCO's rule", result["ap50"], "AP"),
+            ("over IoU 0.50 to 0.95, by COCO's rule", result["ap"], "AP"),
+        )
+        return Outcome("instances", rows, result)
+
+
 EVALUATIONS: dict[str, Any] = {
     "masks": Masks(),
     "scores": Scores(),
     "tags": Tags(),
     "saliency": Saliency(),
     "selection": Selection(),
+    "probes": Probes(),
     "boundaries": Boundaries(),
     "confusion": Confusion(),
+    "instances": InstanceMasks(),
 }

@@ -19,7 +19,7 @@ from weakseg.types import Backbone, WeaksegError, deciding_constants
 NUMBERS = 2
 """Raised when a change of the code changes the numbers of a step: older outputs are then computed anew."""
 
-NEEDS = {"tags": "tags", "boxes": "boxes", "saliency": "saliency", "mask": "masks"}
+NEEDS = {"tags": "tags", "boxes": "boxes", "saliency": "saliency", "mask": "masks", "instances": "instances"}
 """What a method's `needs` calls it -> what a data set's `has` calls it."""
 
 _DIGESTS = {
@@ -211,7 +211,7 @@ def weights_hash(weights: str | None) -> str | None:
 
 
 def _data_digest(dataset: Dataset, ids: tuple[str, ...], needs: frozenset[str]) -> str:
-    """Of what the step reads: photographs by size in bytes, tags by value, masks by content, saliency by size."""
+    """Of what the step reads: photographs and saliency by bytes, tags by value, masks and instances by content."""
     facts: list[Any] = []
     for id in dict.fromkeys(ids):
         fact: list[Any] = [id, dataset.image_path(id).stat().st_size]
@@ -220,6 +220,8 @@ def _data_digest(dataset: Dataset, ids: tuple[str, ...], needs: frozenset[str]) 
         if "saliency" in needs and (path := dataset.saliency_path(id)):
             fact.append(path.stat().st_size)
         if "mask" in needs and (path := dataset.mask_path(id)):
+            fact.append(file_hash(path))
+        if "instances" in needs and (path := dataset.instances_path(id)):
             fact.append(file_hash(path))
         facts.append(fact)
     return digest(facts)

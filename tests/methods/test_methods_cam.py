@@ -11,7 +11,7 @@ from torch.nn.functional import interpolate
 from torchvision import tv_tensors
 
 from weakseg.methods.cam import METHODS, Cam
-from weakseg.models.backbones import batch_norms
+from weakseg.models.backbones import batch_norms, build_backbone
 from weakseg.types import (
     Backbone,
     Batch,
@@ -227,5 +227,49 @@ def test_the_base_of_eps():
 def test_a_later_constant_leaves_older_runs_as_they_are():
     old = deciding_constants(METHODS["resnet38"])
     assert "iterations" not in old
-    assert set(old) == set(asdict(METHODS["resnet38"])) - {"iterations"}
+    assert set(old) == set(asdict(METHODS["resnet38"])) - {"iterations", "pooling"}
     assert deciding_constants(METHODS["resnet38_eps"])["iterations"] == 20_000
+
+
+@pytest.mark.parametrize("pooling", ["gpp", "gpp_mean"])
+def test_gated_pyramid_pooling_instead_of_the_mean(pooling):
+    """methods.md 9.2: logits from maps and pyramid; the maps that localise are the classifier's, as ever."""
+    method, data = replace(TINY, pooling=pooling), batch()
+    model, plain = network(method), network()
+    assert deciding_constants(method)["pooling"] == pooling
+    assert set(model.state_dict()) - set(plain.state_dict()) == {f"pooling.{n}" for n in model.pooling.state_dict()}
+    assert len(model.new_parameters()) == 1 + (6 if pooling == "gpp" else 0)
+    with torch.inference_mode():
+        for net in (model, plain):
+            net.eval()
+        maps = model.classifier(model.backbone(data.images)[-1])
+        torch.testing.assert_close(model(data.images).logits, model.pooling(maps).logits)
+        model.load_state_dict({**model.state_dict(), **plain.state_dict()})
+        torch.testing.assert_close(
+            method.score(model, sample())["full"].scores, TINY.score(plain, sample())["full"].scores
+        )
+        assert not torch.allclose(model(data.images).logits, plain(data.images).logits)
+    optimiser = torch.optim.SGD(model.train().parameters(), lr=0.05)
+    losses = []
+    for index in range(8):
+        loss = method.objective(model, data, Step(index, 0, 8))["cls"]
+        optimiser.zero_grad()
+        loss.backward()
+        assert all(p.grad is not None for p in model.parameters())
+        optimiser.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < losses[0]
+
+
+def test_the_mean_needs_no_pooling_of_its_own():
+    """Weights, their names and the draws that make them are those from before there was another pooling."""
+    model = network()
+    torch.manual_seed(0)
+    backbone = build_backbone(BACKBONE, freeze_bn=False)
+    weight = torch.nn.init.xavier_uniform_(torch.nn.Conv2d(512, 3, 1, bias=False).weight)
+    torch.testing.assert_close(model.classifier.weight, weight, rtol=0, atol=0)
+    assert {n for n in model.state_dict() if not n.startswith("backbone.")} == {"classifier.weight"}
+    images = torch.randn(2, 3, 64, 64)
+    pooled = model.eval().backbone(images)[-1].mean((2, 3), keepdim=True)
+    torch.testing.assert_close(model(images).logits, model.classifier(pooled).flatten(1), rtol=0, atol=0)
+    assert len(list(backbone.parameters())) + 1 == len(list(model.parameters()))

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torch.nn.functional import interpolate
+from torch.nn.functional import interpolate, multilabel_soft_margin_loss
 from torchvision import tv_tensors
 
 from weakseg.data.transforms import build
+from weakseg.evaluate.saliency import map_selection
 from weakseg.methods import load
 from weakseg.methods.eps import (
     METHODS,
@@ -40,6 +41,7 @@ from weakseg.types import (
     Sample,
     Step,
     WeaksegError,
+    deciding_constants,
 )
 
 BACKBONE = Backbone("resnet10t", weights=None)
@@ -341,7 +343,7 @@ def test_on_resnet38_it_has_the_published_size_and_frozen_parts():
 
 def test_selection_shows_what_training_selects(scorer):
     photo = sample(size=(64, 64))
-    seen = TINY.selection(scorer, photo)
+    seen = map_selection(TINY, scorer, photo)
     assert seen.overlaps[0].isnan()  # absent
     maps = scorer(scorer.normalise(photo.image.as_subclass(torch.Tensor))[None]).softmax(1)
     small = photo.saliency.as_subclass(torch.Tensor)[None, :, ::16, ::16]
@@ -448,3 +450,22 @@ def test_predefined_names_become_ids_of_the_data_sets_classes():
 def test_training_without_saliency_is_refused():
     with pytest.raises(WeaksegError, match="saliency map"):
         TINY.objective(network(), replace(batch(), saliency=None), STEP)
+
+
+def test_gated_pyramid_pooling_of_the_foreground():
+    """methods.md 9.2 on EPS: the C foreground maps are pooled; background and the saliency loss stay as they are."""
+    method, data = replace(TINY, pooling="gpp"), batch()
+    model = network(method)
+    assert len(model.new_parameters()) == 1 + 6
+    assert model.pooling.positive[0].weight.shape == (2, 2 * 3, 3, 3)
+    logits = model.eval()(data.images)
+    losses = method.losses(logits, data.saliency, data.tags, model.pool(logits))
+    plain = TINY.losses(logits, data.saliency, data.tags)
+    expected = multilabel_soft_margin_loss(model.pooling(logits[:, :-1]).logits, data.tags)
+    torch.testing.assert_close(losses["cls"], expected)
+    torch.testing.assert_close(losses["saliency"], plain["saliency"], rtol=0, atol=0)
+    assert method.classify(model, sample()).shape == (3,)
+    sum(method.objective(model.train(), data, STEP).values()).backward()
+    assert all(p.grad is not None for p in model.parameters())
+    assert "pooling" in deciding_constants(method)
+    assert "pooling" not in deciding_constants(TINY)

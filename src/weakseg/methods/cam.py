@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from weakseg.models.backbones import build_backbone
 from weakseg.models.classifier import CamNet
+from weakseg.models.pooling import Pooling
 from weakseg.ops.cam import max_normalise, merge_flip, merge_irn, merge_psa, merge_strided
 from weakseg.ops.losses import multilabel_soft_margin
 from weakseg.ops.views import scaled_views
@@ -45,7 +46,8 @@ class Cam:
 
     needs: ClassVar[frozenset[str]] = frozenset({"tags"})
     writes: ClassVar[tuple[str, ...]] = ("full", "strided")
-    added: ClassVar[Mapping[str, Any]] = {"iterations": None}  # since runs exist, and what stands for "as before"
+    # since runs exist, and what stands for "as before"
+    added: ClassVar[Mapping[str, Any]] = {"iterations": None, "pooling": "gap"}
 
     # training, sec. 2.2 and 1.2
     crop: int = 512
@@ -61,6 +63,7 @@ class Cam:
     momentum: float | None = None  # None: the weight decay, as the published code has it (sec. 1.2)
     # network, sec. 1.2, 1.3 and 2.2
     dropout: float = 0.0
+    pooling: Pooling = "gap"  # "gpp" and its ablations: gated pyramid pooling of AEFT, sec. 9.2
     detach_stage2: bool = True  # only what follows the stride-8 features learns
     freeze_stem: bool = True
     freeze_bn: bool = True  # statistics
@@ -102,7 +105,7 @@ class Cam:
         if self.freeze_stem:
             features.freeze_until(0)
         detach_after = features.stage(stride=8) if self.detach_stage2 else None
-        return CamNet(features, num_classes, dropout=self.dropout, detach_after=detach_after)
+        return CamNet(features, num_classes, dropout=self.dropout, detach_after=detach_after, pooling=self.pooling)
 
     def objective(self, model: nn.Module, batch: Batch, step: Step) -> dict[str, Tensor]:
         """Multi-label soft margin of the logits."""

@@ -10,18 +10,20 @@ The classifier has C + 1 channels with background *last*; the score maps it writ
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, NamedTuple, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import interpolate
 
 from weakseg.models.backbones import build_backbone
 from weakseg.models.eps import EpsNet
+from weakseg.models.pooling import Pooling
 from weakseg.ops.cam import max_normalise, merge_flip, merge_psa, merge_strided
-from weakseg.ops.image import scale_image
+from weakseg.ops.labels import class_ids
 from weakseg.ops.losses import multilabel_soft_margin
-from weakseg.ops.saliency import nearest_saliency, saliency_score_map
+from weakseg.ops.saliency import given_saliency, nearest_saliency, saliency_score_map
+from weakseg.ops.views import scaled_views
 from weakseg.types import (
     SALIENCY,
     Augmentation,
@@ -52,9 +54,8 @@ def localization_maps(logits: Tensor, norm: Norm = "softmax") -> Tensor:
 
     Args:
         logits: float (B, C + 1, h, w), background last.
-        norm: ``softmax`` over the channels, as published code has it: only then do the threshold 0.5 and 1 - M_bg mean
-            something. ``max`` is the other reading of the paper's "localization map": ReLU, each map over its own
-            maximum, which sum to no particular value (6.8, row 1).
+        norm: ``softmax`` over the channels, as published: only then do the threshold 0.5 and 1 - M_bg mean something.
+            ``max`` is the other reading of the paper's "localization map": ReLU, over its own maximum (6.8, row 1).
 
     Returns:
         float (B, C + 1, h, w), 0-1.
@@ -72,11 +73,10 @@ def overlap(maps: Tensor, saliency: Tensor, per_pixel: float = 1e-4) -> Tensor:
     Args:
         maps: float (B, C + 1, h, w), 0-1, background last.
         saliency: float (B, 1, h, w), 0-1.
-        per_pixel: what the published code adds to the denominator for every pixel: 0.31 pixels on 56 x 56. Zero is the
-            paper's ratio; a map without a pixel above 0.5 then has none and counts as 0 as well.
+        per_pixel: what the published code adds to the denominator for every pixel, 0.31 on 56 x 56; 0 as in the paper.
 
     Returns:
-        float (B, C), 0-1; 0 for a class without a pixel above 0.5.
+        float (B, C), 0-1; 0 for a class without a pixel above 0.5, whatever `per_pixel` is.
     """
     binary, salient = maps[:, :-1] > 0.5, saliency > 0.5  # rounding halves to even also sends 0.5 to 0
     both = (binary & salient).sum(dim=(2, 3)).to(maps.dtype)
@@ -92,14 +92,13 @@ def select(
     *,
     strategy: Strategy = "adaptive",
     tau: float = 0.4,
-    predefined: Sequence[int] = (),
+    predefined: Sequence[int | str] = (),
     per_pixel: float = 1e-4,
 ) -> Tensor:
     """Which of the present classes the saliency map shows; no gradient flows through the choice (Table 3; 6.3, 3).
 
     Args:
-        maps: float (B, C + 1, h, w), 0-1, background last.
-        saliency: float (B, 1, h, w), 0-1.
+        maps, saliency: float (B, C + 1, h, w) and (B, 1, h, w), 0-1, as in `overlap`.
         tags: (B, C), 0 or 1.
         strategy: ``adaptive``: those whose `overlap` exceeds `tau`; ``predefined``: all but `predefined`; ``naive``
             and ``baseline``: all.
@@ -109,13 +108,16 @@ def select(
 
     Returns:
         bool (B, C), true = foreground. Of the present classes the others are background; absent ones are neither.
+
+    Raises:
+        WeaksegError: `predefined` holds names where ids are wanted.
     """
     present = tags.bool()
     if strategy == "adaptive":
         return present & (overlap(maps, saliency, per_pixel) > tau)
     if strategy == "predefined":
         missed = torch.zeros_like(present)
-        missed[:, [id - 1 for id in predefined]] = True
+        missed[:, [id - 1 for id in _ids(predefined)]] = True
         return present & ~missed
     return present
 
@@ -160,30 +162,17 @@ def classification_loss(logits: Tensor, tags: Tensor) -> Tensor:
 # --- the method ---
 
 
-class Selection(NamedTuple):
-    """The map selection of one photograph.
-
-    Attributes:
-        overlaps: float (C,), O of each class; nan for absent ones.
-        foreground, background, saliency: float (1, h, w), 0-1: M_fg, M_bg and M_s.
-    """
-
-    overlaps: Tensor
-    foreground: Tensor
-    background: Tensor
-    saliency: Tensor
-
-
 @dataclass(frozen=True, slots=True)
 class Eps:
     """The classifier under tags and saliency, and its multi-scale maps; the defaults are those of VOC (methods.md 6).
 
     `score` makes ``full`` (H, W) and ``strided`` (ceil(H/4), ceil(W/4)) of the tagged classes, each divided by its own
     maximum; the learned background map is discarded (6.5). With `estimated` it also makes ``saliency``, Eq. (1) at test
-    time, which reads the photograph's saliency map; see `weakseg.ops.saliency.saliency_score_map` for how it is kept.
+    time, which reads the photograph's saliency map; `ops.saliency.saliency_score_map` says how it is kept.
     """
 
     needs: ClassVar[frozenset[str]] = frozenset({"tags", "saliency"})
+    added: ClassVar[Mapping[str, Any]] = {"pooling": "gap"}  # since runs exist, and what stands for "as before"
 
     # saliency, sec. 3.2, 6.3 and 6.8
     tau: float = 0.4  # the paper's and the scripts'; the published parser's default is 0.5
@@ -206,6 +195,7 @@ class Eps:
     weight_decay: float = 5e-4
     momentum: float | None = None  # None: the weight decay, as the published code has it (sec. 1.2)
     # network, sec. 6.2 and 1.3
+    pooling: Pooling = "gap"  # "gpp" and its ablations: gated pyramid pooling of AEFT, sec. 9.2
     freeze_stem: bool = True
     freeze_bn: bool = True  # statistics
     freeze_affine: bool = True
@@ -254,36 +244,30 @@ class Eps:
         """
         if self.strategy != "predefined":
             return self
-        usual = {name for method in METHODS.values() for name in method.predefined}
-        ids: list[int] = []
-        for name in self.predefined:
-            if isinstance(name, str) and name not in classes and name not in usual:
-                raise WeaksegError(f"predefined names {name!r}; the classes are {', '.join(classes)}: mend the name")
-            ids += [name] if isinstance(name, int) else [classes.index(name) + 1] if name in classes else []
-        if wrong := [id for id in ids if not 1 <= id <= len(classes)]:
-            raise WeaksegError(f"predefined holds id {wrong[0]}; class ids are 1 to {len(classes)}")
-        return replace(self, predefined=tuple(ids))
+        usual = {name for method in METHODS.values() for name in method.predefined if isinstance(name, str)}
+        return replace(self, predefined=class_ids(self.predefined, classes, optional=usual, what="predefined"))
 
     def build(self, num_classes: int, backbone: Backbone) -> EpsNet:
         """The classifier over `num_classes` foreground classes and background, with the paper's parts frozen."""
         features = build_backbone(backbone, freeze_bn=self.freeze_bn, freeze_affine=self.freeze_affine)
         if self.freeze_stem:
             features.freeze_until(0)
-        return EpsNet(features, num_classes)
+        return EpsNet(features, num_classes, pooling=self.pooling)
 
-    def objective(self, model: nn.Module, batch: Batch, step: Step) -> dict[str, Tensor]:
+    def objective(self, model: EpsNet, batch: Batch, step: Step) -> dict[str, Tensor]:
         """L_total = L_cls + L_sal (sec. 3.3), by name."""
         if batch.saliency is None:
             raise WeaksegError(f"{batch.ids[0]}: eps learns from a saliency map of every photograph and got none")
-        return self.losses(model(batch.images), batch.saliency, batch.tags)
+        logits = model(batch.images)
+        return self.losses(logits, batch.saliency, batch.tags, model.pool(logits))
 
-    def losses(self, logits: Tensor, saliency: Tensor, tags: Tensor) -> dict[str, Tensor]:
+    def losses(self, logits: Tensor, saliency: Tensor, tags: Tensor, pooled: Tensor | None = None) -> dict[str, Tensor]:
         """``cls``, Eq. (4), and ``saliency``, Eq. (3).
 
         Args:
-            logits: float (B, C + 1, h, w), background last.
+            logits, tags: as in `classification_loss`.
             saliency: float (B, 1, H, W), 0-1, of the images.
-            tags: (B, C), 0 or 1.
+            pooled: float (B, C), what ``cls`` is taken of; None: the means of the maps, as published.
         """
         maps = localization_maps(logits, self.norm)
         if self.sal_size == "feature":
@@ -291,7 +275,8 @@ class Eps:
         else:
             maps = interpolate(maps, saliency.shape[2:], mode="bilinear", align_corners=False)
         estimated = self.estimate(maps, saliency, tags)
-        return {"cls": classification_loss(logits, tags), "saliency": saliency_loss(saliency, estimated)}
+        cls = classification_loss(logits, tags) if pooled is None else multilabel_soft_margin(pooled, tags)
+        return {"cls": cls, "saliency": saliency_loss(saliency, estimated)}
 
     def estimate(self, maps: Tensor, saliency: Tensor, tags: Tensor) -> Tensor:
         """Eqs. (2) and (1): float (B, 1, h, w), 0-1, of localization maps and a saliency map of one size."""
@@ -300,43 +285,29 @@ class Eps:
 
     def select(self, maps: Tensor, saliency: Tensor, tags: Tensor) -> Tensor:
         """`select` by this method's constants."""
-        return select(
-            maps,
-            saliency,
-            tags,
-            strategy=self.strategy,
-            tau=self.tau,
-            predefined=self._predefined(),
-            per_pixel=self.per_pixel,
-        )
+        how, ids = self.strategy, self.predefined
+        return select(maps, saliency, tags, strategy=how, tau=self.tau, predefined=ids, per_pixel=self.per_pixel)
 
     def score(self, model: EpsNet, sample: Sample) -> Mapping[str, ScoreMap]:
         """Score maps of the tagged classes, 0-1, on the model's device; with `estimated` also ``saliency``."""
         views, ids = list(self._views(model, sample)), sample.present.to(model.device)
-        full, strided = merge_psa(views, sample.size), merge_strided(views, sample.size)
-        maps = {
-            key: ScoreMap(ids, max_normalise(summed[: len(ids)]), sample.size)
-            for key, summed in (("full", full), ("strided", strided))
-        }
+        sums = {"full": merge_psa(views, sample.size), "strided": merge_strided(views, sample.size)}
+        maps = {key: ScoreMap(ids, max_normalise(m[: len(ids)]), sample.size) for key, m in sums.items()}
         if self.estimated:
-            mean = full / (len(views) * (2 if self.flip else 1))
+            mean = sums["full"] / (len(views) * (2 if self.flip else 1))
             maps[SALIENCY] = saliency_score_map(self._estimated(mean, sample))
         return maps
 
     def classify(self, model: EpsNet, sample: Sample) -> Tensor:
         """float (C,), logits of the photograph at its own size: what the tags' mean average precision is taken of."""
         image = model.normalise(sample.image.as_subclass(Tensor).to(model.device))
-        return model(image[None])[0, :-1].mean(dim=(1, 2))
+        return model.pool(model(image[None]))[0]
 
-    def selection(self, model: EpsNet, sample: Sample) -> Selection:
-        """What the map selection sees of a photograph in training: one view, at feature resolution."""
-        saliency, tags = self._given(sample)[None].to(model.device), sample.tags[None].to(model.device)
+    def localize(self, model: EpsNet, sample: Sample) -> tuple[Tensor, Tensor]:
+        """M (1, C + 1, h, w) and M_s (1, 1, h, w), 0-1, of a photograph as training has them: one view, at features."""
         image = model.normalise(sample.image.as_subclass(Tensor).to(model.device))
         maps = localization_maps(model(image[None]).float(), self.norm)
-        saliency = nearest_saliency(saliency, (maps.shape[2], maps.shape[3]))
-        foreground, background = foreground_and_background(maps, tags, self.select(maps, saliency, tags))
-        overlaps = overlap(maps, saliency, self.per_pixel).where(tags, torch.nan)
-        return Selection(overlaps[0], foreground[0], background[0], saliency[0])
+        return maps, nearest_saliency(given_saliency(sample)[None].to(maps.device), (maps.shape[2], maps.shape[3]))
 
     def _views(self, model: EpsNet, sample: Sample) -> Iterator[Tensor]:
         """float (K, h_s, w_s) of each scale, of view and mirror image summed; background last if it counts."""
@@ -344,36 +315,22 @@ class Eps:
         if not channels:  # no maps, so no forward pass
             yield torch.zeros(0, 1, 1, device=model.device)
             return
-        for scale in self.scales:
-            image = scale_image(sample.image.as_subclass(Tensor), scale)
-            images = model.normalise(image.to(model.device))[None]
-            if self.flip:
-                images = torch.cat([images, images.flip(-1)])
+        for images in scaled_views(sample.image, self.scales, model.normalise, flip=self.flip, device=model.device):
             maps = localization_maps(model(images).float(), self.norm)[:, channels]
             yield merge_flip(maps) if self.flip else maps[0]
 
     def _estimated(self, mean: Tensor, sample: Sample) -> Tensor:
         """float (1, H, W), 0-1: Eq. (1) of the maps (K + 1, H, W), the mean over all views."""
-        saliency = self._given(sample).to(mean)
+        saliency = given_saliency(sample).to(mean)
         maps = mean.new_zeros(1, len(sample.tags) + 1, *sample.size)
         maps[0, [*sample.tags.nonzero().flatten().tolist(), -1]] = mean
         return self.estimate(maps, saliency[None], sample.tags[None].to(mean.device))[0]
 
-    def _given(self, sample: Sample) -> Tensor:
-        if sample.saliency is None:
-            raise WeaksegError(
-                f"{sample.id} has no saliency map to compare with; give --saliency FOLDER or --saliency builtin, "
-                "or leave estimated = false"
-            )
-        return sample.saliency.as_subclass(Tensor)
 
-    def _predefined(self) -> list[int]:
-        if self.strategy != "predefined":
-            return []
-        ids = [id for id in self.predefined if isinstance(id, int)]
-        if len(ids) < len(self.predefined):
-            raise WeaksegError("predefined holds names of classes: turn them into ids with for_classes(names) first")
-        return ids
+def _ids(predefined: Sequence[int | str]) -> list[int]:
+    if any(isinstance(id, str) for id in predefined):
+        raise WeaksegError("predefined holds names of classes: turn them into ids with for_classes(names) first")
+    return [int(id) for id in predefined]
 
 
 METHODS = {

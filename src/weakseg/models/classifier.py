@@ -1,4 +1,7 @@
-"""The classifier whose activation maps localise: backbone, global average pooling, 1x1 convolution without bias."""
+"""The classifier whose activation maps localise: backbone, 1x1 convolution without bias, global average pooling.
+
+Average pooling and the convolution commute, and pooling first is cheaper; gated pyramid pooling takes the maps.
+"""
 
 from typing import NamedTuple
 
@@ -6,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from weakseg.models.backbones import FeatureNet
+from weakseg.models.pooling import Pooling, build_pooling
 from weakseg.ops.cam import cam
 
 
@@ -29,19 +33,27 @@ class CamNet(nn.Module):
         num_classes: C, foreground classes.
         dropout: probability of dropping a whole feature channel before pooling.
         detach_after: index of the feature map at which the gradient stops; None = nowhere.
+        pooling: how maps become logits.
 
     Attributes:
         normalise: uint8 RGB image -> the network's input.
     """
 
     def __init__(
-        self, backbone: FeatureNet, num_classes: int, *, dropout: float = 0.0, detach_after: int | None = None
+        self,
+        backbone: FeatureNet,
+        num_classes: int,
+        *,
+        dropout: float = 0.0,
+        detach_after: int | None = None,
+        pooling: Pooling = "gap",
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(backbone.channels[-1], num_classes, kernel_size=1, bias=False)
         nn.init.xavier_uniform_(self.classifier.weight)
+        self.pooling = None if pooling == "gap" else build_pooling(pooling, num_classes)
         self.normalise = backbone.normalise
         if detach_after is not None:
             backbone.freeze_until(detach_after)
@@ -49,6 +61,8 @@ class CamNet(nn.Module):
     def forward(self, images: Tensor) -> CamOutput:
         """Features (B, D, h, w) and logits (B, C) of normalised images (B, 3, H, W)."""
         features = self.dropout(self.backbone(images)[-1])
+        if self.pooling is not None:
+            return CamOutput(features, self.pooling(self.classifier(features)).logits)
         pooled = features.mean(dim=(2, 3), keepdim=True)
         return CamOutput(features, self.classifier(pooled).flatten(1))
 
@@ -64,7 +78,7 @@ class CamNet(nn.Module):
 
     def new_parameters(self) -> list[nn.Parameter]:
         """Parameters that no pre-training has touched: they learn at a higher rate."""
-        return list(self.classifier.parameters())
+        return [*self.classifier.parameters(), *(() if self.pooling is None else self.pooling.parameters())]
 
     @property
     def device(self) -> torch.device:

@@ -1,6 +1,9 @@
 """Which device, and which process of how many: the little that training and inference share about the machine."""
 
+import ctypes
 import os
+import sys
+from functools import cache
 
 import torch
 from accelerate import PartialState
@@ -9,6 +12,7 @@ from accelerate.state import AcceleratorState
 from weakseg.types import WeaksegError
 
 KINDS = ("cpu", "cuda", "mps")
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
 def resolve_device(device: str = "auto") -> torch.device:
@@ -48,6 +52,22 @@ def cores() -> int:
     """CPU cores that this process may use: its part of them where a launcher started several on one machine."""
     there = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, there // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
+@cache
+def keep_freed_memory() -> None:
+    """Let glibc keep what tensors free instead of handing it back to the system after every layer.
+
+    By default it maps each large block anew, and the system fills it with zeros page by page: a quarter of a training
+    step on the CPU (MobileNetV2, two cores). Nothing happens on other systems, nor where a ``MALLOC_`` variable says that
+    somebody has settings of their own.
+    """
+    if not sys.platform.startswith("linux") or any(name.startswith("MALLOC_") for name in os.environ):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+        mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def loader_workers(workers: int | None, device: torch.device) -> int:

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from weakseg._checkpoint import load_weights_strictly
-from weakseg._devices import cores, processes, resolve_device
+from weakseg._devices import cores, keep_freed_memory, processes, resolve_device
 from weakseg.data.store import read_tensors
 from weakseg.progress import Advance, track
 from weakseg.types import Instances, LabelMap, Outputs, Sample, ScoreMap, WeaksegError
@@ -81,6 +81,7 @@ def map_samples(
         WeaksegError: what reading, `function` or writing raised, with the id of the photograph in front. Other
             exceptions come as RuntimeError with the id, from the original one. What is finished stays.
     """
+    keep_freed_memory()
     place = resolve_device(device)
     state = processes(place)
     done = store.done()

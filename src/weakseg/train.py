@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from weakseg._batches import MicroBatches, derive, load_batches
 from weakseg._checkpoint import load_checkpoint, load_weights_strictly, read_state, save_checkpoint
-from weakseg._devices import loader_workers, processes, resolve_device
+from weakseg._devices import keep_freed_memory, loader_workers, processes, resolve_device
 from weakseg._journal import Journal, Standing
 from weakseg._optimisation import Plan, build_optimiser, make_plan, rate
 from weakseg._precision import check_precision, mixed_forward
@@ -109,6 +109,7 @@ def fit(
         model.to(torch_device).eval()
         return FitSummary(**read_json(out / "fit.json"))
     out.mkdir(parents=True, exist_ok=True)
+    keep_freed_memory()
     gpus = [torch_device] if torch_device.type == "cuda" else []
     with torch.random.fork_rng(gpus), _readable_errors():
         loop = _Loop(method, model, view, out, seed, torch_device, precision)

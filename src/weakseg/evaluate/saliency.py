@@ -6,14 +6,16 @@ error, and the F-measure with beta^2 = 0.3 of Achanta et al., "Frequency-tuned S
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from weakseg.evaluate._threads import each
 from weakseg.evaluate.conventions import plain
-from weakseg.types import BACKGROUND, IGNORE, LabelMap
+from weakseg.methods.eps import Eps, estimated_saliency, foreground_and_background, overlap, saliency_loss
+from weakseg.models.eps import EpsNet
+from weakseg.types import BACKGROUND, IGNORE, LabelMap, Sample
 
 BETA2 = 0.3
 """Weight of recall in the F-measure: precision counts more."""
@@ -123,6 +125,29 @@ def evaluate_saliency(
     }
 
 
+class Selection(NamedTuple):
+    """The map selection of one photograph.
+
+    Attributes:
+        overlaps: float (C,), O of each class; nan for absent ones.
+        foreground, background, saliency: float (1, h, w), 0-1: M_fg, M_bg and M_s.
+    """
+
+    overlaps: Tensor
+    foreground: Tensor
+    background: Tensor
+    saliency: Tensor
+
+
+def map_selection(method: Eps, model: EpsNet, sample: Sample) -> Selection:
+    """What EPS' map selection sees of a photograph in training, without crop: one view, at feature resolution."""
+    maps, saliency = method.localize(model, sample)
+    tags = sample.tags[None].to(maps.device)
+    front, back = foreground_and_background(maps, tags, method.select(maps, saliency, tags))
+    overlaps = overlap(maps, saliency, method.per_pixel).where(tags, torch.nan)
+    return Selection(overlaps[0], front[0], back[0], saliency[0])
+
+
 def foreground_share(overlaps: Tensor, taus: Sequence[float]) -> Tensor:
     """How often each class is foreground of the saliency map, for each tau of the map selection (EPS, Eq. (2)).
 
@@ -153,8 +178,7 @@ def lambda_errors(foreground: Tensor, background: Tensor, saliency: Tensor, lams
     >>> lambda_errors(torch.tensor([0.5]), torch.tensor([0.5]), torch.tensor([1.0]), [0.0, 1.0])
     tensor([0.2500, 0.2500])
     """
-    estimates = [lam * foreground + (1 - lam) * (1 - background) for lam in lams]
-    return torch.stack([(saliency - estimate).square().mean() for estimate in estimates])
+    return torch.stack([saliency_loss(saliency, estimated_saliency(foreground, background, lam)) for lam in lams])
 
 
 def _plane(saliency: Tensor | None) -> Tensor | None:

@@ -1,5 +1,7 @@
 """Label maps from score maps, boxes and other label maps."""
 
+from collections.abc import Collection, Sequence
+
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -106,6 +108,33 @@ def merge(base: LabelMap, over: LabelMap) -> LabelMap:
     check_label_map(base)
     check_label_map(over, (base.shape[0], base.shape[1]))
     return torch.where(over == IGNORE, base, over)
+
+
+def class_ids(
+    named: Sequence[int | str], classes: Sequence[str], *, optional: Collection[str] = (), what: str = "the list"
+) -> tuple[int, ...]:
+    """Ids 1..C of classes that are given by name or by id.
+
+    Args:
+        named: names and ids.
+        classes: the C foreground names.
+        optional: names that are left out where `classes` does not hold them, such as a default's.
+        what: how an error calls `named`.
+
+    Raises:
+        WeaksegError: another name that is no class, or an id outside 1..C.
+
+    >>> class_ids(("sofa", 1), ("cat", "sofa"), optional=("chair",))
+    (2, 1)
+    """
+    ids: list[int] = []
+    for name in named:
+        if isinstance(name, str) and name not in classes and name not in optional:
+            raise WeaksegError(f"{what} names {name!r}; the classes are {', '.join(classes)}: mend the name")
+        ids += [name] if isinstance(name, int) else [classes.index(name) + 1] if name in classes else []
+    if wrong := [id for id in ids if not 1 <= id <= len(classes)]:
+        raise WeaksegError(f"{what} holds id {wrong[0]}; class ids are 1 to {len(classes)}")
+    return tuple(ids)
 
 
 def box_fill(boxes: Tensor, labels: Tensor, size: tuple[int, int]) -> LabelMap:

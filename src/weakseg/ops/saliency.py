@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from weakseg.ops.image import resize_image
-from weakseg.types import BACKGROUND, ScoreMap
+from weakseg.types import BACKGROUND, Sample, ScoreMap, WeaksegError
 
 Plane = NDArray[np.float32]
 
@@ -45,6 +45,20 @@ def nearest_saliency(saliency: Tensor, size: tuple[int, int]) -> Tensor:
     tensor([[0.0000, 0.4000]])
     """
     return interpolate(saliency, size, mode="nearest")
+
+
+def given_saliency(sample: Sample) -> Tensor:
+    """The saliency map that came with a photograph: float32 (1, H, W), 0-1.
+
+    Raises:
+        WeaksegError: it has none.
+    """
+    if sample.saliency is None:
+        raise WeaksegError(
+            f"{sample.id} has no saliency map to compare with; give --saliency FOLDER or --saliency builtin, "
+            "or leave estimated = false"
+        )
+    return sample.saliency.as_subclass(Tensor)
 
 
 def saliency_score_map(saliency: Tensor) -> ScoreMap:

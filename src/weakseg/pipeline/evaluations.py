@@ -205,7 +205,8 @@ class Selection:
         """How often each class counts as foreground; how well the maps explain the saliency maps."""
         if look.model is None or not isinstance(look.lender, Eps):
             raise WeaksegError("evaluate.selection wants `model`: a step of eps")
-        lender, model, sample = look.lender, look.model, look.samples()
+        lender, sample = look.lender, look.samples()
+        model: Any = look.model
 
         def select(id: str) -> tuple[Tensor, Tensor]:
             with torch.inference_mode():
@@ -249,9 +250,10 @@ class Probes:
         """Ask the network that `model` lends; `seeds` are its refined ones, as in its own step."""
         if look.model is None or not isinstance(look.lender, Amn):
             raise WeaksegError("evaluate.probes wants `model`: a step of amn, and that step's `seeds`")
+        model: Any = look.model
         result = evaluate_probes(
             look.lender,
-            look.model,
+            model,
             look.samples(),
             look.truth,
             look.view.ids,

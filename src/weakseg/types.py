@@ -268,11 +268,12 @@ class ResizeLong:
 
 @dataclass(frozen=True, slots=True)
 class Rescale:
-    """Both sides times U(low, high), or times one of `choices` if that is given."""
+    """Both sides times U(low, high), or times one of `choices` if that is given; `mode` is the photograph's filter."""
 
     low: float = 1.0
     high: float = 1.0
     choices: tuple[float, ...] = ()
+    mode: Literal["bicubic", "bilinear"] = "bicubic"
 
 
 @dataclass(frozen=True, slots=True)
@@ -307,9 +308,14 @@ class PaddedCrop:
 
 @dataclass(frozen=True, slots=True)
 class PadCrop:
-    """Pad right and bottom to `size` with mean colour and 255, then crop a random square (methods.md 10)."""
+    """Pad right and bottom to `size` with mean colour and 255, then crop a random square (methods.md 10).
+
+    Before `Normalise` the padding may have a `colour` of its own, RGB levels, which what follows then changes like the
+    photograph (BANA's jitter, methods.md 7.2); None is the network's mean colour whatever follows.
+    """
 
     size: int
+    colour: tuple[int, int, int] | None = None
 
 
 AugmentationStep: TypeAlias = ResizeLong | Rescale | Flip | Jitter | Normalise | PaddedCrop | PadCrop

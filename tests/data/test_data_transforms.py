@@ -1,6 +1,7 @@
 """Augmentation: everything moves together, resizing is Pillow's, every draw comes from the generator."""
 
 import pickle
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -13,7 +14,7 @@ from scipy import stats
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from weakseg.data.collate import sample_generator
+from weakseg.data.collate import collate, sample_generator
 from weakseg.data.transforms import build
 from weakseg.ops.image import normalise
 from weakseg.types import (
@@ -36,6 +37,7 @@ FAMILIES = {
     "resnet50": (ResizeLong(24, 60), Normalise(), Flip(), PaddedCrop(40)),
     "deeplab": (Rescale(0.5, 1.5), Flip(), Normalise(), PadCrop(40)),
     "choices": (Rescale(choices=(0.5, 0.75, 1.25)), PadCrop(40), Normalise(), Flip(1.0)),
+    "bana": (Rescale(0.5, 1.5, mode="bilinear"), PadCrop(40), Flip(), Jitter(0, 0, 0, 0), Normalise()),
     "raw": (PaddedCrop(40), Flip(), Normalise()),
     "whole": (Normalise(),),
 }
@@ -187,6 +189,45 @@ def test_padding_before_normalising_is_black():
     made = run([PaddedCrop(80), Normalise()], network=IMAGENET)
     black = IMAGENET(torch.zeros(3, 1, 1, dtype=torch.uint8))
     assert torch.equal(made["image"][:, ~made["valid"][0]], black[:, 0].expand(3, int((~made["valid"]).sum())))
+
+
+def test_padding_of_a_colour_is_jittered_and_normalised_like_the_photograph():
+    raw_values = run([PadCrop(80, (123, 117, 104)), Normalise()])
+    assert raw_values["image"][:, 60, 70].tolist() == [123, 117, 104]
+    assert not raw_values["valid"][0, 60, 70]
+    darker = run([PadCrop(80, (123, 117, 104)), Jitter(0.5, 0, 0, 0), Normalise()], seed=3)["image"][:, 60, 70]
+    assert len(set((darker / torch.tensor([123.0, 117.0, 104.0])).round(decimals=1).tolist())) == 1
+    assert darker.tolist() != [123, 117, 104]
+    padding = run([PadCrop(80, (123, 117, 104)), Normalise()], network=IMAGENET)["image"][:, 60, 70]
+    assert 0 < float(padding.abs().max()) < 0.02  # near ImageNet's mean colour, and not put in its place
+    with pytest.raises(ValueError, match="before Normalise"):
+        run([Normalise(), PadCrop(80, (123, 117, 104))])
+
+
+def test_rescaling_filters_the_photograph_as_it_is_told():
+    noise = torch.randint(0, 256, (3, 20, 30), generator=generator(), dtype=torch.uint8)
+    photo = Sample("a", tv_tensors.Image(noise), torch.zeros(CLASSES, dtype=torch.bool))
+    made = run([Rescale(1.5, 1.5, mode="bilinear"), Normalise()], photo)["image"]
+    pillow = Image.fromarray(noise.permute(1, 2, 0).numpy()).resize((45, 30), Image.Resampling.BILINEAR)
+    assert np.abs(made.permute(1, 2, 0).numpy() - np.asarray(pillow, np.float32)).max() <= 1
+    assert not torch.equal(made, run([Rescale(1.5, 1.5), Normalise()], photo)["image"])
+
+
+def test_boxes_scale_mirror_and_are_clipped():
+    photo = replace(blocks((40, 60)), boxes=tv_tensors.BoundingBoxes(
+        torch.tensor([[10.0, 4.0, 30.0, 20.0]]), format="XYXY", canvas_size=(40, 60)), box_labels=torch.tensor([2]))  # fmt: skip
+    found = run([Rescale(0.5, 0.5), Flip(1.0), PadCrop(18), Normalise()], photo)
+    # half size (5, 2, 15, 10) in 30 pixels; mirrored (15, 2, 25, 10); the crop of 18 starts at 0..12
+    x0, y0, x1, y1 = found["boxes"][0].tolist()
+    start = 15 - x0
+    assert start in range(13)
+    assert x1 == min(25 - start, 18)
+    assert y1 - y0 == 8
+    assert found["box_labels"].tolist() == [2]
+    batch = collate([{**found, "id": "a"}, {**found, "id": "b", "boxes": None, "box_labels": None}])
+    assert batch.boxes is not None
+    assert [len(b) for b in batch.boxes] == [1, 0]
+    assert [b.tolist() for b in batch.box_labels] == [[2], []]
 
 
 def test_boxes_outside_the_crop_are_dropped():

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as TF
 
-from weakseg.ops.image import resize_image, resize_labels, resize_saliency
+from weakseg.ops.image import Mode, resize_image, resize_labels, resize_saliency
 from weakseg.types import (
     IGNORE,
     Augmentation,
@@ -82,7 +82,7 @@ class Transform:
                 pixels = _normalised(pixels, self.normalise, mean_colour)
             else:
                 pixels = apply(step, pixels, generator)
-            mean_colour = mean_colour or isinstance(step, PadCrop)
+            mean_colour = mean_colour or (isinstance(step, PadCrop) and step.colour is None)
         channels = len(sample.tags) + 1
         scores = {name: _dense(maps, sample.scores[name], channels) for name, maps in pixels.scores.items()}
         return {"id": sample.id, "tags": sample.tags, **vars(pixels), "scores": scores}
@@ -99,6 +99,8 @@ def build(augmentation: Augmentation, normalise: Normaliser) -> Transform:
     for step in augmentation.steps:
         if normalised and isinstance(step, ResizeLong | Rescale | Jitter):
             raise ValueError(f"{type(step).__name__} works on levels 0-255; put it before Normalise")
+        if normalised and isinstance(step, PadCrop) and step.colour is not None:
+            raise ValueError("PadCrop has a colour in levels 0-255; put it before Normalise")
         if isinstance(step, ResizeLong) and not 1 <= step.low <= step.high:
             raise ValueError(f"{step}: wanted 1 <= low <= high, pixels")
         if isinstance(step, Rescale) and (min(step.choices or (step.low,)) <= 0 or step.low > step.high):
@@ -130,7 +132,7 @@ def _rescale(step: Rescale, pixels: Pixels, generator: torch.Generator) -> Pixel
     else:
         scale = step.low + (step.high - step.low) * float(torch.rand((), generator=generator))
     height, width = pixels.size
-    return resized(pixels, (max(1, round(height * scale)), max(1, round(width * scale))))
+    return resized(pixels, (max(1, round(height * scale)), max(1, round(width * scale))), step.mode)
 
 
 @apply.register
@@ -183,14 +185,18 @@ def _padded_crop(step: PaddedCrop, pixels: Pixels, generator: torch.Generator) -
 def _pad_crop(step: PadCrop, pixels: Pixels, generator: torch.Generator) -> Pixels:
     """A short axis is padded at its end; a long one starts at a random offset."""
     starts = [int(torch.randint(max(0, side - step.size) + 1, (), generator=generator)) for side in pixels.size]
-    return window(pixels, (starts[0], starts[1]), (0, 0), step.size)
+    cropped = window(pixels, (starts[0], starts[1]), (0, 0), step.size)
+    if step.colour is None or cropped.image.dtype != torch.uint8:
+        return cropped
+    colour = torch.tensor(step.colour, dtype=torch.uint8)[:, None, None]
+    return replace(cropped, image=torch.where(cropped.valid, cropped.image, colour))
 
 
-def resized(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    """Everything at another size: photograph and saliency bicubic, label maps nearest, score maps bilinear."""
+def resized(pixels: Pixels, size: tuple[int, int], mode: Mode = "bicubic") -> Pixels:
+    """Everything at another size: photograph by `mode`, saliency bicubic, label maps nearest, score maps bilinear."""
     ratio = torch.tensor([size[1] / pixels.size[1], size[0] / pixels.size[0]]).repeat(2)
     return Pixels(
-        image=resize_image(pixels.image, size),
+        image=resize_image(pixels.image, size, mode),
         valid=resize_labels(pixels.valid, size),
         saliency=None if pixels.saliency is None else resize_saliency(pixels.saliency, size),
         seeds={name: resize_labels(labels, size) for name, labels in pixels.seeds.items()},

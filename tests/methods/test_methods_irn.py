@@ -31,7 +31,7 @@ from weakseg.types import (
 
 BACKBONE = Backbone("resnet10t", weights=None)
 PUBLISHED = METHODS["irn"]
-TINY = replace(PUBLISHED, learn_backbone=True, radius=4, crop=64, width=32, steps=16)
+TINY = replace(PUBLISHED, learn_backbone=True, radius=4, crop=64, width=32, steps=16, pad=None)
 
 
 def sample(size=(50, 70), ids=(2, 3), seed=0) -> Sample:
@@ -70,6 +70,7 @@ def test_the_published_constants():
     assert len(pair_offsets(PUBLISHED.radius)) == 152
     assert len(pair_offsets(PUBLISHED.walk_radius)) == 34
     assert (PUBLISHED.beta, PUBLISHED.steps, PUBLISHED.background) == (10, 2**8, 0.25)
+    assert (PUBLISHED.mean_shift, PUBLISHED.pad, PUBLISHED.learn_backbone) == (True, 512, False)
     assert (PUBLISHED.follow_steps, PUBLISHED.centroid_threshold, PUBLISHED.min_area) == (300, 2.5, 0.01)
     assert replace(PUBLISHED, momentum=0.9).optimisation.momentum == 0.9
 
@@ -312,14 +313,16 @@ def test_small_equations():
 
 
 def test_the_recipes_hold_the_papers_constants():
-    """methods.md 2.2, 4 and 8.6: thresholds of the seeds and of the walk; COCO's branch has no mean shift."""
-    for name in ("cam-irn-voc", "cam-irn-coco"):
+    """methods.md 2.2, 4 and 8.6: thresholds of the seeds and of the walk; COCO's branch neither shifts nor pads."""
+    coco = replace(PUBLISHED, mean_shift=False, pad=None)
+    for name, expected in (("cam-irn-voc", replace(PUBLISHED, instances=True)), ("cam-irn-coco", coco)):
         steps = {s.name: s for s in resolve(read_recipe(name))}
         assert steps["cam"].backbone["name"] == "irn_resnet50"
         assert (steps["seeds"].method.conf_fg, steps["seeds"].method.conf_bg) == (0.30, 0.05)
         assert steps["seeds"].scores["scores"].key == "full"
         assert steps["irn"].scores["scores"].key == "strided"
-        assert steps["irn"].method == replace(PUBLISHED, mean_shift=name == "cam-irn-voc")
+        assert steps["irn"].method == expected
+        assert ("instances" in steps) == (name == "cam-irn-voc")
         assert steps["segment"].seeds["seeds"].step == "irn"
 
 
@@ -331,3 +334,5 @@ def test_the_mobile_recipe_shares_its_cam_and_its_segmentation_network():
         assert (ours[step].lists, ours[step].backbone) == (crf[step].lists, crf[step].backbone)
     amn = {s.name: s for s in resolve(read_recipe("amn-irn-mobile"))}["irn"]
     assert replace(ours["irn"].method, power=1.3, background=0.25) == amn.method
+    voc, coco = ({s.name: s for s in resolve(read_recipe(f"amn-irn-{n}"))}["irn"].method for n in ("voc", "coco"))
+    assert (amn.method.pad, voc.pad, coco.pad) == (None, 512, None)

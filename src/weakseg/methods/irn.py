@@ -149,7 +149,7 @@ class Irn:
     beta: float = 10.0
     steps: int = 256  # the published 8 squarings
     background: float = 0.25  # AMN on COCO 0.22
-    pad: int | None = None  # 512: the published zero-padding at right and bottom, which moves the GroupNorms
+    pad: int | None = 512  # zeros at right and bottom up to it, as in training's crops; None: AMN on COCO (sec. 8.6)
     # instances
     instances: bool = False  # write them too
     follow_steps: int = 300

@@ -66,14 +66,16 @@ def pixel_correlation(maps: Tensor, features: Tensor, block: int = BLOCK) -> Ten
         block: columns at a time; changes memory alone.
 
     Returns:
-        float32 (B, K, h, w): weighted means of each map.
+        float (B, K, h, w), float32 at least: weighted means of each map.
 
     >>> alike = torch.tensor([[[[2.0, 1.0, 0.0]], [[0.0, 0.0, 1.0]]]])  # the first two pixels look the same
     >>> pixel_correlation(torch.tensor([[[[1.0, 0.0, 0.5]]]]), alike)
     tensor([[[[0.5000, 0.5000, 0.5000]]]])
     """
-    with torch.autocast(maps.device.type, enabled=False):  # of half precision 1e-5 is next to nothing
-        vectors, spread = features.float().flatten(2), maps.float().flatten(2)
+    kind = maps.device.type if torch.amp.is_autocast_available(maps.device.type) else "cpu"
+    with torch.autocast(kind, enabled=False):  # 1e-5 is next to nothing in half precision
+        dtype = torch.promote_types(features.dtype, torch.float32)
+        vectors, spread = features.to(dtype).flatten(2), maps.to(dtype).flatten(2)
         vectors = vectors / (vectors.norm(dim=1, keepdim=True) + EPS)
         revised = []
         for some in vectors.split(block, dim=2):  # b = image, i = from pixel, j = to pixel

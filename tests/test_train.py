@@ -135,6 +135,11 @@ def test_poly_schedule_by_hand():
     late = Optimisation(power=1.0, horizon=200, interval=10)
     assert [rate(late, t, 100) for t in (0, 9, 10, 99)] == pytest.approx([1, 1, 0.95, 0.55])
     assert rate(Optimisation(horizon=10), 11, 100) == 0.0
+    aeft = Optimisation(phases=((18, 8), (22, 32)), horizon="first_phase")  # methods.md 9.4
+    plan = make_plan(aeft, 10_582)
+    assert (plan.total, plan.horizon(aeft)) == (31_056, 52_880)
+    assert [rate(aeft, t, plan.horizon(aeft)) for t in (23_796, 31_056)] == pytest.approx([0.584, 0.451], abs=1e-3)
+    assert make_plan(o, 1000).horizon(o) == make_plan(o, 1000).total
 
 
 def test_step_and_constant_schedules_by_hand():

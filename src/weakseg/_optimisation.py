@@ -32,6 +32,17 @@ class Plan:
         epoch = bisect_right(self.starts, step) - 1
         return epoch, step - self.starts[epoch]
 
+    def horizon(self, optimisation: Optimisation) -> int:
+        """T of the schedule, in optimiser steps.
+
+        >>> optimisation = Optimisation(phases=((2, 4), (1, 8)), horizon="first_phase")
+        >>> make_plan(optimisation, count=17).horizon(optimisation)  # 4 + 4 + 2 steps are taken
+        12
+        """
+        if optimisation.horizon == "first_phase":
+            return len(self.sizes) * (self.count // self.sizes[0])
+        return optimisation.horizon or self.total
+
     def ends_epoch(self, step: int) -> bool:
         """Whether `step` is the last of its epoch, or of all."""
         return step + 1 == self.total or step + 1 in self.starts
@@ -77,7 +88,8 @@ def make_plan(optimisation: Optimisation, count: int, processes: int = 1) -> Pla
 def rate(optimisation: Optimisation, step: int, total: int) -> float:
     """What the learning rates are multiplied with at optimiser step `step` (0-based), before that step is taken.
 
-    Poly decay is lr_t = lr_0 (1 - t/T)^power (methods.md 1.2); beyond its horizon the rate is zero.
+    Poly decay is lr_t = lr_0 (1 - t/T)^power (methods.md 1.2); beyond its horizon the rate is zero. T is the horizon
+    where that is a number, else `total`, for which the loop gives `Plan.horizon`.
 
     >>> [round(rate(Optimisation(power=2.0, interval=2), t, total=4), 4) for t in range(4)]
     [1.0, 1.0, 0.25, 0.25]
@@ -87,7 +99,8 @@ def rate(optimisation: Optimisation, step: int, total: int) -> float:
     """
     t = step - step % optimisation.interval
     if optimisation.schedule == "poly":
-        return float(max(0.0, 1 - t / (optimisation.horizon or total)) ** optimisation.power)
+        horizon = optimisation.horizon if isinstance(optimisation.horizon, int) else total
+        return float(max(0.0, 1 - t / horizon) ** optimisation.power)
     if optimisation.schedule == "step":
         return optimisation.gamma ** sum(milestone <= t for milestone in optimisation.milestones)
     if optimisation.schedule == "constant":

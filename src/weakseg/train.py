@@ -173,9 +173,10 @@ class _Loop:
             Journal(self.out, self.standing, self.plan.total, tensorboard, self.main) as journal,
             track(self.plan.total, "train", done=start, show=progress and self.main) as advance,
         ):
+            horizon = self.plan.horizon(self.optimisation)
             for index in range(start, self.plan.total):
                 epoch, _ = self.plan.locate(index)
-                factor = rate(self.optimisation, index, self.plan.total)
+                factor = rate(self.optimisation, index, horizon)
                 losses = self._step(Step(index, epoch, self.plan.total), factor, batches, sampler.per_step(index))
                 journal.record(losses, epoch, self.optimisation.lr * factor, self.plan.sizes[epoch])
                 advance(1, note=f"loss {sum(losses.values()):.3f}")

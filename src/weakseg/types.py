@@ -344,7 +344,8 @@ class Optimisation:
             (the PSA family's four groups, methods.md 1.2). None: biases are treated as weights.
         momentum: of SGD. The PSA family's effective value is its weight decay (1.2).
         schedule: ``poly``: (1 - t/T)^power; ``step``: times `gamma` at each of `milestones`; ``constant``.
-        horizon: T in optimiser steps; None = the run's own total.
+        horizon: T in optimiser steps; None = the run's own total; ``first_phase`` = what the total would be if all
+            epochs had the first one's batches (AEFT).
         interval: the rate is updated every so many steps.
         iterations: total optimiser steps; None = epochs decide.
         phases: ((epochs, batch_size), ...) instead of one phase (AEFT).
@@ -364,7 +365,7 @@ class Optimisation:
     power: float = 0.9
     gamma: float = 0.1
     milestones: tuple[int, ...] = ()
-    horizon: int | None = None
+    horizon: int | Literal["first_phase"] | None = None
     interval: int = 1
     iterations: int | None = None
     phases: tuple[tuple[int, int], ...] = ()
@@ -436,10 +437,11 @@ def deciding_constants(method: object) -> dict[str, Any]:
     A constant that a method got after people had runs stands in its `added`, a mapping to the value that means "as
     before": with that value it is left out, so that older runs stay done, resumable and reusable.
     """
-    if isinstance(method, type) or not is_dataclass(method):
+    known: Any = method
+    if isinstance(method, type) or not is_dataclass(known):
         return {}
     added: Mapping[str, Any] = getattr(method, "added", {})
-    return {k: v for k, v in asdict(method).items() if k not in added or v != added[k]}
+    return {k: v for k, v in asdict(known).items() if k not in added or v != added[k]}
 
 
 Samples: TypeAlias = Sequence[Sample]

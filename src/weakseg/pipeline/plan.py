@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache
@@ -81,12 +82,22 @@ class Lists:
     val: str = "val"
 
     def ids(self, dataset: Dataset, name: str) -> tuple[str, ...]:
-        """The ids of the recipe's list `name`."""
-        return tuple(dataset.list(self.meant(name)))
+        """The ids of the recipe's list `name`; ``train[::10]`` is every tenth of train's, ``train[:100]`` a hundred."""
+        base, part = _part(name)
+        return tuple(dataset.list(self.meant(base)))[part]
 
     def meant(self, name: str) -> str:
-        """The data set's name, or the file, of the recipe's list `name`."""
-        return {"train": self.train, "val": self.val}.get(name, name)
+        """The data set's name, or the file, of the recipe's list `name`, with the part of it that is taken."""
+        base, _ = _part(name)
+        return {"train": self.train, "val": self.val}.get(base, base) + name[len(base) :]
+
+
+def _part(name: str) -> tuple[str, slice]:
+    """``train[::10]`` -> train, and the slice; a name without brackets is taken whole."""
+    found = re.fullmatch(r"(.+)\[(\d*):(\d*)(?::([1-9]\d*))?\]", name)
+    if found is None:
+        return name, slice(None)
+    return found[1], slice(*(int(n) if n else None for n in found.groups()[1:]))
 
 
 def plan(
@@ -111,7 +122,7 @@ def plan(
             raise _empty(step, lists.meant(step.spec.fit), "learn from")
         if not ids:
             raise _empty(step, " and ".join(lists.meant(name) for name in step.lists), "do")
-        _check_needs(step, dataset, fit_ids)
+        _check_needs(step, dataset, fit_ids, ids)
         backbone = backbone_of(step) if step.learns else None
         parts = _parts(step, dataset, fit_ids, ids, backbone, planned, seed=seed, precision=precision)
         planned[step.name] = Planned(
@@ -211,12 +222,14 @@ def weights_hash(weights: str | None) -> str | None:
 
 
 def _data_digest(dataset: Dataset, ids: tuple[str, ...], needs: frozenset[str]) -> str:
-    """Of what the step reads: photographs and saliency by bytes, tags by value, masks and instances by content."""
+    """Of what the step reads: photographs and saliency by bytes, tags and boxes by value, masks, instances by hash."""
     facts: list[Any] = []
     for id in dict.fromkeys(ids):
         fact: list[Any] = [id, dataset.image_path(id).stat().st_size]
         if "tags" in needs:
             fact.append(dataset.tags(id).nonzero().flatten().tolist())
+        if "boxes" in needs and (boxes := dataset.boxes(id)):
+            fact.append([part.tolist() for part in boxes])
         if "saliency" in needs and (path := dataset.saliency_path(id)):
             fact.append(path.stat().st_size)
         if "mask" in needs and (path := dataset.mask_path(id)):
@@ -227,7 +240,7 @@ def _data_digest(dataset: Dataset, ids: tuple[str, ...], needs: frozenset[str]) 
     return digest(facts)
 
 
-def _check_needs(step: Resolved, dataset: Dataset, fit_ids: Sequence[str]) -> None:
+def _check_needs(step: Resolved, dataset: Dataset, fit_ids: tuple[str, ...], ids: tuple[str, ...]) -> None:
     lacking = _lacking(step, dataset)
     if "saliency" in lacking:
         raise WeaksegError(
@@ -239,13 +252,25 @@ def _check_needs(step: Resolved, dataset: Dataset, fit_ids: Sequence[str]) -> No
             f"step {step.name} ({step.spec.method}) needs {' and '.join(lacking)}, which {dataset.root} does not have; "
             f"it has: {', '.join(sorted(dataset.has)) or 'photographs only'}"
         )
+    if "boxes" in step.needs and not step.evaluates:
+        without = [id for id in dict.fromkeys(fit_ids + ids) if dataset.boxes(id) is None]
+        if without:
+            raise WeaksegError(
+                f"step {step.name} ({step.spec.method}): {len(without)} of its photographs have no annotation with "
+                f"boxes ({_first(without)}): what lies outside boxes counts as background, so annotate them (with no "
+                "object, if there is none) or leave them out of the list"
+            )
     if "saliency" in step.needs and step.saliency is None:
         without = [id for id in fit_ids if dataset.saliency_path(id) is None]
         if without:
             raise WeaksegError(
                 f"step {step.name} ({step.spec.method}): {len(without)} of its {len(fit_ids)} photographs have no "
-                f"saliency map ({', '.join(without[:3])}{' ...' * (len(without) > 3)}); {_SALIENCY_WAYS}"
+                f"saliency map ({_first(without)}); {_SALIENCY_WAYS}"
             )
+
+
+def _first(ids: Sequence[str]) -> str:
+    return ", ".join(ids[:3]) + " ..." * (len(ids) > 3)
 
 
 def _lacking(step: Resolved, dataset: Dataset) -> list[str]:

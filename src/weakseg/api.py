@@ -1,5 +1,6 @@
 """The verbs: each is one public function, and the command line calls it with the same argument names."""
 
+import json
 import os
 import platform
 import shlex
@@ -87,6 +88,79 @@ def run(
     options = Options(device=device, workers=workers, precision=precision, progress=progress, tensorboard=tensorboard)
     lists = Lists(train_list, val_list)
     return _run(chosen, dataset, Path(out), seeds, lists, reuse, overwrite, dry_run, options, _command(), say)
+
+
+def sweep(
+    recipe: str | Path,
+    data: str | Path,
+    out: str | Path,
+    *,
+    grid: Sequence[str] | Mapping[str, Sequence[Any]] = (),
+    study: str | None = None,
+    set: Sequence[str] | Mapping[str, Any] = (),
+    seeds: int = 1,
+    weights: str | Path | None = None,
+    train_list: str = "train",
+    val_list: str = "val",
+    reuse: Sequence[str | Path] = (),
+    overwrite: bool = False,
+    device: str = "auto",
+    layout: str | None = None,
+    classes: str | Path | None = None,
+    tags_from: str | None = None,
+    saliency: str | Path | None = None,
+    workers: int | None = None,
+    precision: str = "no",
+    progress: bool = True,
+    say: Say = _tell,
+) -> dict[str, Any]:
+    """Run a recipe once for each of several settings; the same call goes on where a stopped one was.
+
+    Steps that a setting does not touch are taken over from the runs before, by hard link.
+
+    Args:
+        recipe, data: as in `run`.
+        out: holds a run folder for each setting, ``sweep.json`` and ``sweep.md``.
+        grid: ``["eps.tau=0.2,0.4", "eps.lam=0.5,0.9"]`` or the same as a mapping: every combination is run.
+        study: a table of one of the recipe's papers instead: ``strategies``, ``lambda`` or ``tau`` of EPS, ``label`` or
+            ``layers`` of AMN (`STUDIES` in the method's file).
+        set: changes that all settings share.
+        seeds, weights, train_list, val_list, reuse, overwrite, device, layout, classes, tags_from, saliency, workers,
+            precision, progress, say: as in `run`.
+
+    Returns:
+        The content of ``sweep.json``: ``settings``, ``summary`` and ``classes`` (`pipeline.grid.summed_up`), and
+        ``table``, the path of ``sweep.md``.
+
+    Raises:
+        WeaksegError: neither or both of `grid` and `study`; an unknown study; whatever `run` raises.
+    """
+    from weakseg import _ranks
+    from weakseg.pipeline.grid import combinations, read_grid, run_settings, summed_up
+    from weakseg.pipeline.grid import study as read_study
+    from weakseg.pipeline.recipe import resolve
+
+    if bool(grid) == (study is not None):
+        raise WeaksegError("a sweep wants either --grid, such as eps.tau=0.2,0.4, or --study, such as tau")
+    chosen = _chosen(recipe, set, weights, saliency)
+    given = grid if isinstance(grid, Mapping) else read_grid(grid)
+    settings = combinations(given) if study is None else read_study(chosen, study)
+    for values in settings.values():  # a wrong key is said before any training
+        resolve(_chosen(recipe, [*_lines(set), *_lines(values)], weights, saliency))
+
+    def one(*, out: Path, set: Mapping[str, Any], reuse: Sequence[Path]) -> dict[str, Any]:
+        say(f"setting {out.name}")
+        return run(
+            recipe, data, out, set=[*shared, *_lines(set)], seeds=seeds, weights=weights, train_list=train_list,
+            val_list=val_list, reuse=[*others, *reuse], overwrite=overwrite, device=device, layout=layout,
+            classes=classes, tags_from=tags_from, saliency=saliency, workers=workers, precision=precision,
+            progress=progress, say=say,
+        )  # fmt: skip
+
+    shared, others = _lines(set), list(reuse)
+    ran = run_settings(settings, Path(out), one)
+    found: dict[str, Any] = _ranks.first(lambda: summed_up(settings, ran, Path(out)))
+    return {**found, "table": Path(out) / "sweep.md"}
 
 
 def demo(
@@ -632,6 +706,13 @@ def _only_backbone(settings: Sequence[str] | Mapping[str, Any]) -> Any:
     if isinstance(settings, Mapping):
         return {k: v for k, v in settings.items() if k.startswith("backbone.")}
     return [s for s in settings if s.startswith("backbone.")]
+
+
+def _lines(settings: Sequence[str] | Mapping[str, Any]) -> list[str]:
+    """Settings as ``step.key=value``; JSON is YAML."""
+    if isinstance(settings, Mapping):
+        return [f"{key}={json.dumps(value)}" for key, value in settings.items()]
+    return list(settings)
 
 
 def _path(path: str | Path | None) -> Path | None:

@@ -125,6 +125,56 @@ def run(
 
 @app.command(
     help=_help(
+        "Run a recipe for each of several settings and put their numbers side by side, class by class.",
+        "weakseg sweep eps-mobile --data VOC2012 --out runs/tau --grid eps.tau=0.2,0.3,0.4,0.5",
+    )
+)
+def sweep(
+    recipe: Annotated[str, typer.Argument(help="A recipe's name (see `weakseg methods`) or a YAML file.")],
+    data: Annotated[Path, typer.Option("--data", help="VOC layout, COCO JSON beside images, or a plain folder.")],
+    out: Out,
+    grid: Annotated[
+        list[str], typer.Option("--grid", metavar="STEP.KEY=V,V", help="Values to try; of several, every combination.")
+    ] = [],  # noqa: B006
+    study: Annotated[
+        str | None,
+        typer.Option("--study", help="A paper's table: strategies, lambda, tau (EPS); label, layers (AMN)."),
+    ] = None,
+    set: Set = [],  # noqa: B006
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many seeds of each setting.")] = 1,
+    weights: Weights = None,
+    train_list: Annotated[str, typer.Option("--train-list", help="List the recipe's `train` means.")] = "train",
+    val_list: Annotated[str, typer.Option("--val-list", help="List the recipe's `val` means.")] = "val",
+    reuse: Annotated[list[Path], typer.Option("--reuse", help="Other runs whose matching steps are taken over.")] = [],  # noqa: B006
+    overwrite: Overwrite = False,
+    device: Device = "auto",
+    layout: Layout = None,
+    classes: Classes = None,
+    tags_from: TagsFrom = None,
+    saliency: Saliency = None,
+    workers: Workers = None,
+    precision: Annotated[str, typer.Option("--precision", help="no, bf16 or fp16 training.")] = "no",
+    progress: Progress = True,
+) -> None:
+    """Run a recipe for each of several settings."""
+    from weakseg import api
+
+    result = api.sweep(
+        recipe, data, out, grid=grid, study=study, set=set, seeds=seeds, weights=weights, train_list=train_list,
+        val_list=val_list, reuse=reuse, overwrite=overwrite, device=device, layout=layout, classes=classes,
+        tags_from=tags_from, saliency=saliency, workers=workers, precision=precision, progress=progress,
+    )  # fmt: skip
+    settings = list(result["settings"])
+    rows = [
+        (title, *(f"{100 * row[name]['mean']:.1f}" if name in row else "" for name in settings))
+        for title, row in result["summary"].items()
+    ]
+    _table(("%", *settings), rows)
+    print(f"\nclass by class: {result['table']}")
+
+
+@app.command(
+    help=_help(
         "Pseudo-masks for your own photographs from a CSV of tags (image,tag1;tag2).",
         "weakseg label photos --tags tags.csv --out masks",
     )

@@ -1,13 +1,13 @@
 """Sweeps: which runs a grid makes, what they reuse, and the table over classes."""
 
-import functools
 import json
 
 import pytest
 
 from weakseg import api
 from weakseg.data.scenes import make_scenes
-from weakseg.pipeline.grid import class_table, combinations, run_grid
+from weakseg.pipeline.grid import class_table, combinations, read_grid, run_grid, studies, study, summed_up
+from weakseg.pipeline.recipe import read_recipe
 from weakseg.types import WeaksegError
 
 RECIPE = """
@@ -64,22 +64,92 @@ def test_the_table_is_the_mean_over_seeds(tmp_path):
         class_table({"naive": tmp_path / "run"}, "maps")
 
 
+def test_a_grid_is_read_from_lines():
+    assert read_grid(["eps.tau=0.2, 0.4", "amn.layers=[3],[3,4]", "eps.strategy=naive"]) == {
+        "eps.tau": [0.2, 0.4],
+        "amn.layers": [[3], [3, 4]],
+        "eps.strategy": ["naive"],
+    }
+    for bad, why in (("tau=0.2", "STEP.KEY"), ("eps.tau", "STEP.KEY"), ("eps.tau=[", "not YAML")):
+        with pytest.raises(WeaksegError, match=why):
+            read_grid([bad])
+    with pytest.raises(WeaksegError, match="twice"):
+        read_grid(["eps.tau=0.2", "eps.tau=0.4"])
+
+
+def test_the_papers_tables_are_studies_of_their_recipes():
+    """EPS, Tables 3, A.1 and A.2; AMN, Tables 2 and A.1."""
+    eps, amn = read_recipe("eps-voc"), studies(read_recipe("amn-irn-voc"))
+    assert [s["eps.lam"] for s in study(eps, "lambda").values()] == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert [s["eps.tau"] for s in study(eps, "tau").values()] == [0.2, 0.3, 0.4, 0.5]
+    assert [s["eps.strategy"] for s in study(eps, "strategies").values()] == [
+        "baseline",
+        "naive",
+        "predefined",
+        "adaptive",
+    ]
+    assert list(amn["label"].values()) == [
+        {"amn.lc": False},
+        {"amn.condition": "ones"},
+        {"amn.condition": "noise"},
+        {"amn.condition": "label"},
+    ]
+    assert [s["amn.layers"] for s in amn["layers"].values()] == [[1], [2], [3], [4], [3, 4], [2, 3, 4], [2, 3]]
+    with pytest.raises(WeaksegError, match=r"no study 'lamda'.*lambda"):
+        study(eps, "lamda")
+
+
+def test_numbers_side_by_side(tmp_path):
+    """Means and spreads under their settings, and the classes of each evaluation that has an IoU."""
+    ran = {}
+    for name, miou in (("eps.tau=0.2", 0.4), ("eps.tau=0.4", 0.5)):
+        for place, kind in (("10-masks", "masks"), ("2-tags", "tags"), ("3-maps", "sweep")):
+            path = tmp_path / name / "seed-0" / "steps" / place / "result.json"
+            path.parent.mkdir(parents=True)
+            numbers = {"miou": miou, "iou": [miou + 0.1, miou - 0.1, None]}
+            result = {"classes": ["background", "cat", "dog"], **numbers, "fixed": numbers}
+            path.write_text(json.dumps({"kind": kind, "result": result}))
+        row = {"name": "Pseudo-masks", "split": "train", "unit": "mIoU", "mean": miou, "std": None}
+        ran[name] = {"summary": [row, {**row, "name": "Tags", "unit": "mAP", "std": 0.02}]}
+    settings = {name: {"eps.tau": float(name[-3:])} for name in ran}
+    found = summed_up(settings, ran, tmp_path)
+    assert found["summary"]["Pseudo-masks, train, mIoU"]["eps.tau=0.4"] == {"mean": 0.5, "std": None}
+    assert list(found["classes"]) == ["maps", "masks"]  # in the order of the recipe
+    assert found == json.loads((tmp_path / "sweep.json").read_text())
+    lines = (tmp_path / "sweep.md").read_text().splitlines()
+    assert "| eps.tau=0.2 | 40.0 | 40.0 ± 2.0 |" in lines
+    assert "| cat | 30.0 | 40.0 |" in lines
+    assert "| dog | \N{EN DASH} | \N{EN DASH} |" in lines
+
+
+def test_a_sweep_wants_one_of_grid_and_study(tmp_path):
+    for both in ({}, {"grid": ["eps.tau=0.2"], "study": "tau"}):
+        with pytest.raises(WeaksegError, match="either --grid"):
+            api.sweep("eps-voc", tmp_path, tmp_path / "out", **both)
+    with pytest.raises(WeaksegError, match=r"tua.*tau"):
+        api.sweep("eps-voc", tmp_path, tmp_path / "out", grid=["eps.tua=0.2"])
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 def test_strategies_of_eps_on_scenes(tmp_path):
     make_scenes(tmp_path / "scenes", count=12, seed=3, size=64)
     (tmp_path / "tiny.yaml").write_text(RECIPE)
-    run = functools.partial(
-        api.run,
+    found = api.sweep(
         tmp_path / "tiny.yaml",
         tmp_path / "scenes",
+        tmp_path / "grid",
+        study="strategies",
+        set={"eps.epochs": 1},
         device="cpu",
         workers=0,
         progress=False,
         say=lambda _: None,
     )
-    found = run_grid({"eps.strategy": ["adaptive", "naive", "predefined", "baseline"]}, tmp_path / "grid", run)
-    table = class_table({name: tmp_path / "grid" / name for name in found}, "masks")
-    assert set(table["miou"]) == set(found)
+    names = [f"eps.strategy={s}" for s in ("baseline", "naive", "predefined", "adaptive")]
+    assert list(found["settings"]) == list(found["classes"]["masks"]["iou"]) == names
+    table = found["classes"]["masks"]
     assert all(len(column) == len(table["classes"]) for column in table["iou"].values())
-    shown = found["eps.strategy=naive"]["summary"][0]["values"]
-    assert table["miou"]["eps.strategy=naive"] == pytest.approx(shown[0])
+    shown = next(row for title, row in found["summary"].items() if title.endswith("mIoU"))
+    assert table["miou"]["eps.strategy=naive"] == pytest.approx(shown["eps.strategy=naive"]["mean"])
+    assert "eps.strategy=naive" in found["table"].read_text()

@@ -313,3 +313,9 @@ METHODS = {"amn": Amn()}
 
 BACKBONES = {"amn": "irn_resnet50"}
 """The network that these learning rates were published for."""
+
+STUDIES = {
+    "label": [{"lc": False}, {"condition": "ones"}, {"condition": "noise"}, {"condition": "label"}],  # Table A.1
+    "layers": [{"layers": k} for k in ([1], [2], [3], [4], [3, 4], [2, 3, 4], [2, 3])],  # Table 2
+}
+"""Settings of the paper's tables, each a training of its own: `weakseg sweep RECIPE --study layers`."""

@@ -345,3 +345,10 @@ METHODS = {
         predefined=("chair", "couch", "dining table"),
     ),
 }
+
+STUDIES = {
+    "strategies": [{"strategy": s} for s in ("baseline", "naive", "predefined", "adaptive")],  # Tables 3 and A.3
+    "lambda": [{"lam": lam} for lam in (0.0, 0.25, 0.5, 0.75, 1.0)],  # Table A.1
+    "tau": [{"tau": tau} for tau in (0.2, 0.3, 0.4, 0.5)],  # Table A.2
+}
+"""Settings of the paper's tables, each a training of its own: `weakseg sweep RECIPE --study lambda`."""

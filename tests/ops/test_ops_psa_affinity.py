@@ -126,3 +126,13 @@ def test_the_radius_shrinks_below_eleven_cells():
     for height, width in np.ndindex(30, 30):
         radius = fitting_radius((height + 1, width + 1), 5, shrink=bool((height + width) % 2))
         assert radius < 2 or (height + 1 >= radius and width + 1 >= 2 * radius - 1)  # there is a source
+
+
+def test_walk_affinity_of_all_pairs_of_the_map():
+    f = random_features(3, 5, 6)
+    made = feature_walk_affinity(f, 3, border=True)
+    for p, (dy, dx) in enumerate(pair_offsets(3)):
+        for y, x in np.ndindex(5, 6):
+            if y + dy < 5 and 0 <= x + dx < 6:
+                wanted = float((-(f[:, y, x] - f[:, y + dy, x + dx]).abs().mean()).exp())
+                assert float(made[p, y, x]) == pytest.approx(wanted, rel=1e-5)

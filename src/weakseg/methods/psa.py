@@ -80,18 +80,21 @@ def pair_losses(features: Tensor, low: Tensor, high: Tensor, radius: int = 5) ->
     return affinity_losses(feature_affinity(features, radius), label_pairs(labels, radius))
 
 
-def propagate(scores: Tensor, features: Tensor, *, radius: int = 5, beta: float = 8.0, steps: int = 256) -> Tensor:
+def propagate(
+    scores: Tensor, features: Tensor, *, radius: int = 5, beta: float = 8.0, steps: int = 256, border: bool = False
+) -> Tensor:
     """``v T^steps`` with T = A^beta, columns normalised: scores walk between cells whose features are alike.
 
     Args:
         scores: float (K, h, w), background among them.
         features: float (D, h, w).
         radius, beta, steps: of the transition T, see `ops.random_walk`; below a radius of 2 nothing walks.
+        border: also pairs near the border, see `ops.psa_affinity.feature_walk_affinity`.
 
     Returns:
         float (K, h, w), means of the scores they began as.
     """
-    affinity = feature_walk_affinity(features, radius)
+    affinity = feature_walk_affinity(features, radius, border=border)
     if not len(affinity):
         return scores
     return random_walk(scores, transition(affinity, pair_offsets(radius), beta), steps)
@@ -143,6 +146,9 @@ class Psa:
     steps: int = 256  # the published 8 squarings; SEAM and AEFT 64
     alpha: float = 16.0  # of the background that walks; SEAM 6, AEFT 19
     shrink_radius: bool = False  # on maps whose shorter side is below 11 cells; SEAM and AEFT do
+    border_pairs: bool = (
+        False  # true: cells near the border walk as others do; the published code ties corners to nothing
+    )
 
     @property
     def augmentation(self) -> Augmentation:
@@ -208,7 +214,7 @@ class Psa:
     def _walk(self, scores: Tensor, features: Tensor) -> Tensor:
         size = (int(scores.shape[1]), int(scores.shape[2]))
         radius = fitting_radius(size, self.radius, shrink=self.shrink_radius)
-        return propagate(scores, features, radius=radius, beta=self.beta, steps=self.steps)
+        return propagate(scores, features, radius=radius, beta=self.beta, steps=self.steps, border=self.border_pairs)
 
 
 def _walkers(scores: Mapping[str, ScoreMap]) -> ScoreMap:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, pad
 
-from weakseg.ops.affinity import pair_offsets, sources
+from weakseg.ops.affinity import pad_for_sources, pair_offsets, sources
 from weakseg.types import BACKGROUND, IGNORE, WeaksegError
 
 NOTHING = 1e-5
@@ -103,21 +103,25 @@ def feature_affinity(features: Tensor, radius: int) -> Tensor:
     return (-distance).exp()
 
 
-def feature_walk_affinity(features: Tensor, radius: int) -> Tensor:
+def feature_walk_affinity(features: Tensor, radius: int, *, border: bool = False) -> Tensor:
     """Affinities for a random walk: `feature_affinity` of every source, zero for cells that are none.
 
-    As in the published code, the last rows and the outer columns are tied to what lies further inside, not to one
-    another (IRN pads its edge map instead, `ops.affinity.walk_affinity`).
+    As in the published code, cells of the last rows and of the outer columns are tied to what lies further inside and
+    not to one another; those in the corners are tied to nothing and keep their scores.
 
     Args:
         features: float (D, h, w).
         radius: pairs of less than so many cells; below 2 there is no pair.
+        border: take all pairs of the map, as IRN does (`ops.affinity.walk_affinity`).
 
     Returns:
-        float (P, h, w), 0-1.
+        float (P, h, w), 0-1. With `border` what leads out of the map has a number too, which means nothing:
+        `ops.random_walk.transition` leaves it out.
     """
     if radius < 2:
         return features.new_zeros((0, *features.shape[1:]))
+    if border:
+        return feature_affinity(pad_for_sources(features, radius, value=0.0)[None], radius)[0]
     margin = radius - 1
     return pad(feature_affinity(features[None], radius)[0], (margin, margin, 0, margin))
 

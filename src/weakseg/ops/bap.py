@@ -9,7 +9,9 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, grid_sample, normalize, pad
+from torch.nn.functional import avg_pool2d, grid_sample, interpolate, normalize, pad
+
+from weakseg.ops.boxes import definite_background
 
 EPS = 1e-12
 """Added to sums of weights."""
@@ -187,6 +189,43 @@ def pool_box(
         return weighted_pool(inside, inside.new_ones(inside.shape[1:]), windows)
     a = attention(inside, queries)
     return weighted_pool(inside, 1 - (a.detach() if detach else a), windows)
+
+
+def bap_vectors(
+    features: Tensor,
+    boxes: Tensor,
+    valid: Tensor,
+    *,
+    n: int = 4,
+    windows: int = 2,
+    min_background: float = 0.125,
+    align_corners: bool = False,
+    detach: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """What one crop gives the classifier: its background queries, and its pooled boxes.
+
+    Args:
+        features: float (D, h, w).
+        boxes: float (K, 4), XYXY pixels of the crop, half-open; K may be 0.
+        valid: bool (H, W), false on padding, which is neither box nor background.
+        n: cells a side of the grid, N.
+        min_background: where no more than this share of the crop is definite background, boxes are pooled by global
+            averaging (methods.md 7.7, row 4); 1 always does so.
+        windows, align_corners, detach: see `pool_box`.
+
+    Returns:
+        q float (J, D), Eq. (1); r float (K windows^2, D), Eqs. (2)-(4), the windows of a box together.
+    """
+    size = (valid.shape[0], valid.shape[1])
+    outside = definite_background(boxes, size, valid).float()
+    mask = interpolate(outside[None, None], features.shape[1:], mode="nearest")[0, 0]
+    queries = background_queries(features, mask, n)
+    aware = queries if float(outside.mean()) > min_background else None
+    pooled = [
+        pool_box(features, aware, box, size, windows=windows, align_corners=align_corners, detach=detach)
+        for box in boxes
+    ]
+    return queries, torch.cat([features.new_zeros((0, len(features))), *pooled])
 
 
 def _cells(length: int, n: int) -> Tensor:

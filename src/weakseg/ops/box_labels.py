@@ -1,7 +1,7 @@
-"""Label maps from boxes, background attention and class activation maps: unaries of a CRF, and retrieval.
+"""Label maps from score maps of boxes: unaries of a CRF, and retrieval by prototypes.
 
 Oh et al., "Background-Aware Pooling and Noise-Aware Loss for Weakly-Supervised Semantic Segmentation" (BANA), CVPR
-2021, Eqs. (5)-(9); the published code's choices: methods.md 7.4 and 7.7.
+2021, Eqs. (8)-(9); the published code's choices: methods.md 7.4 and 7.7.
 """
 
 import torch
@@ -11,50 +11,6 @@ from torch.nn.functional import normalize
 from weakseg.ops.boxes import class_masks
 from weakseg.ops.upsampling import upsampled_cosines, upsampled_means
 from weakseg.types import BACKGROUND, LabelMap
-
-EPS = 1e-12
-"""Added to maxima and lengths."""
-
-
-def background_map(attention: Tensor, background: Tensor, threshold: float = 0.99, *, relative: bool = True) -> Tensor:
-    """Eq. (7), u_0: the attention where it is high, 0 where it is lower, 1 outside all boxes.
-
-    Args:
-        attention: float (H, W), A of every pixel, 0-1, those outside boxes included.
-        background: bool (H, W), M. Without any definite background A means nothing: u_0 is 0.
-        threshold: values below it become 0, those above stay; 0 keeps all.
-        relative: whether the threshold is a share of the photograph's largest A.
-
-    Returns:
-        float (H, W), 0-1.
-
-    >>> a, m = torch.tensor([[0.5, 0.8, 0.79, 0.1]]), torch.tensor([[True, False, False, False]])
-    >>> background_map(a, m)
-    tensor([[1.0000, 0.8000, 0.0000, 0.0000]])
-    """
-    if not bool(background.any()):
-        return torch.zeros_like(attention)
-    limit = threshold * (float(attention.max()) if relative else 1.0)
-    return torch.where(background, 1.0, torch.where(attention < limit, 0.0, attention))
-
-
-def box_activation(activation: Tensor, inside: Tensor, maximum: Tensor | None = None) -> Tensor:
-    """Eq. (5), u_c of one box: the activation over its maximum in the box, 0 outside.
-
-    Args:
-        activation: float (..., H, W), CAM_c = ReLU(f . w_c), Eq. (6).
-        inside: bool (..., H, W), the box.
-        maximum: bool (..., H, W), where the maximum is taken instead: the paper takes it over all boxes of the class.
-
-    Returns:
-        float (..., H, W), 0-1 (above 1 outside of `maximum`, if that is given and not all of the box).
-
-    >>> box_activation(torch.tensor([[4.0, 2.0, 1.0]]), torch.tensor([[False, True, True]]))
-    tensor([[0.0000, 1.0000, 0.5000]])
-    """
-    where = inside if maximum is None else maximum
-    highest = torch.where(where, activation, 0.0).amax(dim=(-2, -1), keepdim=True)
-    return torch.where(inside, activation / (highest + EPS), 0.0)
 
 
 def box_unary(maps: Tensor, background: Tensor, *, softmax: bool = True) -> Tensor:

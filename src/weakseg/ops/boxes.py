@@ -179,3 +179,45 @@ def filling_rates(masks: LabelMap, boxes: Tensor, labels: Tensor) -> Tensor:
     inside = box_masks(boxes, (masks.shape[0], masks.shape[1])) & (masks != IGNORE)
     own = (masks[None] == labels[:, None, None].to(masks.device)) & inside
     return own.sum(dim=(1, 2)).float() / inside.sum(dim=(1, 2)).float()
+
+
+def truncated_boxes(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """The whole pixels at which BANA's published code makes its labels: some coordinates land one pixel low.
+
+    It normalises coordinates to -1..1 in float32, turns them back and cuts off the fraction (methods.md 7.7, row 20).
+
+    Args:
+        boxes: float (K, 4), XYXY pixels.
+        size: (H, W).
+
+    Returns:
+        float32 (K, 4), whole numbers.
+
+    >>> truncated_boxes(torch.tensor([[7.0, 7.0, 333.0, 100.0]]), (333, 500))
+    tensor([[  7.,   7., 333., 100.]])
+    """
+    half = (torch.tensor([size[1], size[0]] * 2, dtype=torch.float32, device=boxes.device) - 1) / 2
+    return ((boxes.float() / half - 1) * half + half).trunc()
+
+
+def grown_edges(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    """Right and bottom edges that reach the end of the crop moved one pixel beyond it, as BANA's published code has it.
+
+    Args:
+        boxes: float (K, 4), XYXY pixels.
+        size: (H, W) of the crop.
+
+    >>> grown_edges(torch.tensor([[0.0, 0.0, 321.0, 320.0]]), (321, 321))
+    tensor([[  0.,   0., 322., 320.]])
+    """
+    limit = boxes.new_tensor([size[1], size[0]])
+    return torch.cat([boxes[:, :2], torch.where(boxes[:, 2:] >= limit, limit + 1, boxes[:, 2:])], dim=1)
+
+
+def shifted(boxes: Tensor, offset: float) -> Tensor:
+    """Left and top edges moved by `offset`: 1 makes VOC's 1-based corners of half-open boxes.
+
+    >>> shifted(torch.tensor([[0.0, 4.0, 9.0, 9.0]]), 1).tolist()
+    [[1.0, 5.0, 9.0, 9.0]]
+    """
+    return boxes + boxes.new_tensor([offset, offset, 0, 0])

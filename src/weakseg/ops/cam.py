@@ -65,6 +65,29 @@ def min_max_normalise(maps: Tensor, eps: float = 1e-5) -> Tensor:
     return (maps - low) / (high - low + eps)
 
 
+def range_normalise(maps: Tensor, eps: float = 1e-5, *, rectify: bool = True) -> Tensor:
+    """Each map from its minimum to its maximum stretched to 0-1: ``relu(p - min - eps) / (max - min + eps)``.
+
+    Args:
+        maps: float (..., h, w), signed.
+        eps: a map that is constant becomes zero.
+        rectify: take p = ReLU(map); false: the map as it is.
+
+    Returns:
+        float (..., h, w), below 1.
+
+    References:
+        SEAM and AEFT as published (methods.md 5 and 9.3).
+
+    >>> range_normalise(torch.tensor([[[-1.0, 2.0, 4.0]], [[3.0, 3.0, 3.0]]]))[:, 0]
+    tensor([[0.0000, 0.5000, 1.0000],
+            [0.0000, 0.0000, 0.0000]])
+    """
+    p = maps.relu() if rectify else maps
+    low, high = p.amin(dim=(-2, -1), keepdim=True), p.amax(dim=(-2, -1), keepdim=True)
+    return (p - low - eps).relu() / (high - low + eps)
+
+
 def merge_flip(maps: Tensor) -> Tensor:
     """Sum of a view's maps and those of its mirror image, turned back.
 

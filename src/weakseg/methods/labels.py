@@ -1,17 +1,21 @@
-"""Label maps without a network: threshold, IRN's confident seeds, filled boxes, the truth, one map over another.
+"""Label maps without a network: threshold, IRN's confident seeds, boxes filled or cut out, the truth, one upon another.
 
 ``ir_label`` is IRN's preparation of seeds (Ahn et al., "Weakly Supervised Learning of Instance Segmentation with
 Inter-pixel Relations", CVPR 2019; methods.md 4), which AMN shares. Each makes one label map under the key ``labels``.
 """
 
-from collections.abc import Mapping
+import importlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from weakseg.ops.crf import crf_from_labels, recipe
+from weakseg.ops.box_labels import labels_in_boxes
+from weakseg.ops.boxes import box_masks, class_masks, definite_background, filling_prior, pixel_boxes
+from weakseg.ops.crf import crf_from_labels, dense_crf, recipe, unary_from_probabilities
 from weakseg.ops.labels import box_fill, foreground, merge, threshold, winners
 from weakseg.types import BACKGROUND, IGNORE, LABELS, SCORES, LabelMap, Sample, ScoreMap, WeaksegError
 
@@ -89,9 +93,57 @@ class BoxFill:
 
     def refine(self, model: nn.Module | None, sample: Sample) -> dict[str, LabelMap]:
         """``labels`` from the boxes."""
-        if sample.boxes is None or sample.box_labels is None:
-            raise WeaksegError(f"{sample.id} has no boxes: labels.box_fill needs an annotation for every photograph")
-        return {LABELS: box_fill(sample.boxes.as_subclass(Tensor), sample.box_labels, sample.size)}
+        return {LABELS: box_fill(*_boxes(sample), sample.size)}
+
+
+@dataclass(frozen=True, slots=True)
+class GrabCut:
+    """The foreground of each box by GrabCut, smaller boxes on top (Rother et al., SIGGRAPH 2004; BANA, Table 1).
+
+    Wants OpenCV, the extra ``weakseg[grabcut]``.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"boxes"})
+    writes: ClassVar[tuple[str, ...]] = (LABELS,)
+
+    iterations: int = 5
+    min_filling: float = 0.0  # a box of which less is left is filled: GrabCut has found nothing in it
+
+    def refine(self, model: nn.Module | None, sample: Sample) -> dict[str, LabelMap]:
+        """``labels`` from the boxes and the photograph."""
+        boxes, labels = _boxes(sample)
+        image = sample.image.as_subclass(Tensor).cpu()
+        masks = [grab_cut(image, box, self.iterations, self.min_filling) for box in boxes]
+        return {LABELS: _stacked(masks, boxes, labels, sample.size)}
+
+
+@dataclass(frozen=True, slots=True)
+class BoxCrf:
+    """A dense CRF from boxes alone: outside is background, the centre of a box its class (WSSL's Bbox-Seg).
+
+    Papandreou et al., ICCV 2015, sec. 3.4. They choose their numbers on true masks and print none; these are ours, the
+    CRF is BANA's.
+    """
+
+    needs: ClassVar[frozenset[str]] = frozenset({"boxes"})
+    writes: ClassVar[tuple[str, ...]] = (LABELS,)
+
+    centre: float = 0.2  # share of a box's area
+    filling: float = 0.5  # probability of an object in the rest of its box
+    crf: str = "bana_stage2"  # sec. 1.4
+
+    def refine(self, model: nn.Module | None, sample: Sample) -> dict[str, LabelMap]:
+        """``labels`` from the boxes and the photograph; a class stays in its boxes."""
+        boxes, labels = _boxes(sample)
+        if not len(boxes):
+            return {LABELS: torch.zeros(sample.size, dtype=torch.uint8)}
+        ids = torch.cat([labels.new_zeros(1), labels.unique()])
+        prior = filling_prior(boxes, labels, ids, sample.size, centre=self.centre, filling=self.filling)
+        image = sample.image.as_subclass(Tensor)
+        probabilities = dense_crf(image, unary_from_probabilities(prior), recipe(self.crf)).cpu()
+        possible = class_masks(boxes, labels, ids, sample.size)
+        outside = definite_background(boxes, sample.size)
+        return {LABELS: labels_in_boxes(probabilities, possible, ids.to(torch.uint8), outside)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +175,68 @@ class Merge:
         return {LABELS: base.clone() if over is None else merge(base, over.as_subclass(Tensor))}
 
 
+def grab_cut(image: Tensor, box: Tensor, iterations: int = 5, min_filling: float = 0.0) -> Tensor:
+    """The foreground of one box.
+
+    A box of which nothing is left, or less than `min_filling`, is filled; so is one that covers the photograph or one
+    pixel, where there is nothing to tell apart.
+
+    Args:
+        image: uint8 (3, H, W), RGB, on the CPU.
+        box: float (4,), XYXY pixels, half-open.
+        iterations: of GrabCut.
+        min_filling: share of the box, 0-1.
+
+    Returns:
+        bool (H, W), within the box.
+
+    Raises:
+        WeaksegError: OpenCV is not installed.
+    """
+    cv2 = _opencv()
+    size = (int(image.shape[1]), int(image.shape[2]))
+    inside = box_masks(box[None], size)[0]
+    if bool(inside.all()) or int(inside.sum()) < 2:
+        return inside
+    left, top, right, bottom = pixel_boxes(box[None], size)[0].tolist()
+    marks, models = np.zeros(size, np.uint8), (np.zeros((1, 65)), np.zeros((1, 65)))
+    cv2.setRNGSeed(0)  # of this thread; k-means draws from it
+    pixels, rectangle = (
+        np.ascontiguousarray(image.flip(0).permute(1, 2, 0).numpy()),
+        (left, top, right - left, bottom - top),
+    )
+    try:
+        cv2.grabCut(pixels, marks, rectangle, *models, iterations, cv2.GC_INIT_WITH_RECT)
+    except cv2.error:  # too few pixels for its five Gaussians on either side
+        return inside
+    found = torch.from_numpy((marks == cv2.GC_FGD) | (marks == cv2.GC_PR_FGD)) & inside
+    return found if int(found.sum()) > min_filling * int(inside.sum()) else inside
+
+
+def _opencv() -> Any:
+    try:
+        return importlib.import_module("cv2")
+    except ImportError:
+        raise WeaksegError(
+            "labels.grabcut works with OpenCV, which is not installed: pip install 'weakseg[grabcut]'"
+        ) from None
+
+
+def _stacked(masks: Sequence[Tensor], boxes: Tensor, labels: Tensor, size: tuple[int, int]) -> LabelMap:
+    """One label map of one mask a box, smaller boxes on top; uint8 (H, W)."""
+    out = torch.zeros(size, dtype=torch.uint8)
+    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
+    for k in area.argsort(descending=True, stable=True).tolist():
+        out[masks[k]] = int(labels[k])
+    return out
+
+
+def _boxes(sample: Sample) -> tuple[Tensor, Tensor]:
+    if sample.boxes is None or sample.box_labels is None:
+        raise WeaksegError(f"{sample.id} has no boxes: this step needs an annotation for every photograph")
+    return sample.boxes.as_subclass(Tensor), sample.box_labels
+
+
 def _scores(sample: Sample) -> ScoreMap:
     return _input(sample, sample.scores, SCORES, "scores")
 
@@ -140,6 +254,8 @@ METHODS = {
     "threshold": Threshold(),
     "ir_label": IrLabel(),
     "box_fill": BoxFill(),
+    "grabcut": GrabCut(),
+    "box_crf": BoxCrf(),
     "truth": Truth(),
     "merge": Merge(),
 }

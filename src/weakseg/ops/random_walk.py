@@ -167,28 +167,44 @@ def _share(work, count: int, threads: int) -> None:  # type: ignore[no-untyped-d
 
 @njit(cache=True, nogil=True)
 def _steps(here, there, rest, weights, shifts, start, stride, blocks, steps, lanes):  # type: ignore[no-untyped-def]
-    """`steps` steps of the maps (K, frame), from one buffer to the other and back; the frame stays zero."""
-    height = weights.shape[0]
+    """`steps` steps of the maps (K, frame), from one buffer to the other and back; the frame stays zero.
+
+    Maps go in pairs, along a row: the row's weights and its neighbourhood in two maps stay in the fastest cache.
+    """
+    height, count = weights.shape[0], len(here)
     flat = weights.reshape(-1)
     entries = len(shifts) * len(lanes)
     for _ in range(steps):
         for y in range(height):
-            for b in range(blocks):
-                at = start + y * stride + b * len(lanes)
-                for k in range(len(here)):
-                    now = load(here[k], at, lanes)
-                    change = _change(here[k], at, now, flat, (y * blocks + b) * entries, shifts, lanes)
-                    change = change + load(rest[k], at, lanes)
-                    after = now + change
-                    store(there[k], at, after)
-                    store(rest[k], at, change - (after - now))
+            for k in range(0, count - 1, 2):
+                for b in range(blocks):
+                    at, first = start + y * stride + b * len(lanes), (y * blocks + b) * entries
+                    one, two = _change_of_two(here[k], here[k + 1], at, flat, first, shifts, lanes)
+                    _add(here[k], there[k], rest[k], at, one, lanes)
+                    _add(here[k + 1], there[k + 1], rest[k + 1], at, two, lanes)
+            if count % 2:
+                k = count - 1
+                for b in range(blocks):
+                    at, first = start + y * stride + b * len(lanes), (y * blocks + b) * entries
+                    change = _change(here[k], at, flat, first, shifts, lanes)
+                    _add(here[k], there[k], rest[k], at, change, lanes)
         here, there = there, here
 
 
 @njit(cache=True, nogil=True)
-def _change(maps, at, now, weights, first, shifts, lanes):  # type: ignore[no-untyped-def]
+def _add(here, there, rest, at, change, lanes):  # type: ignore[no-untyped-def]
+    """`change` and what earlier sums lost go on top; what this sum loses is kept."""
+    now = load(here, at, lanes)
+    change = change + load(rest, at, lanes)
+    after = now + change
+    store(there, at, after)
+    store(rest, at, change - (after - now))
+
+
+@njit(cache=True, nogil=True)
+def _change(maps, at, weights, first, shifts, lanes):  # type: ignore[no-untyped-def]
     """What 16 cells receive from their neighbours, in four sums that do not wait for one another."""
-    wide = len(lanes)
+    now, wide = load(maps, at, lanes), len(lanes)
     a, b = splat(np.float32(0), lanes), splat(np.float32(0), lanes)
     c, d = splat(np.float32(0), lanes), splat(np.float32(0), lanes)
     for i in range(1, len(shifts) - 3, 4):  # 0 is the cell itself
@@ -200,6 +216,35 @@ def _change(maps, at, now, weights, first, shifts, lanes):  # type: ignore[no-un
     for i in range(1 + (len(shifts) - 1) // 4 * 4, len(shifts)):
         a = a + load(weights, first + i * wide, lanes) * (load(maps, at + shifts[i], lanes) - now)
     return (a + b) + (c + d)
+
+
+@njit(cache=True, nogil=True)
+def _change_of_two(maps, more, at, weights, first, shifts, lanes):  # type: ignore[no-untyped-def]
+    """`_change` of two maps at once, the same sums: each weight is read once for both."""
+    now, here, wide = load(maps, at, lanes), load(more, at, lanes), len(lanes)
+    a, b = splat(np.float32(0), lanes), splat(np.float32(0), lanes)
+    c, d = splat(np.float32(0), lanes), splat(np.float32(0), lanes)
+    e, f = splat(np.float32(0), lanes), splat(np.float32(0), lanes)
+    g, h = splat(np.float32(0), lanes), splat(np.float32(0), lanes)
+    for i in range(1, len(shifts) - 3, 4):
+        w = first + i * wide
+        weight = load(weights, w, lanes)
+        a = a + weight * (load(maps, at + shifts[i], lanes) - now)
+        e = e + weight * (load(more, at + shifts[i], lanes) - here)
+        weight = load(weights, w + wide, lanes)
+        b = b + weight * (load(maps, at + shifts[i + 1], lanes) - now)
+        f = f + weight * (load(more, at + shifts[i + 1], lanes) - here)
+        weight = load(weights, w + 2 * wide, lanes)
+        c = c + weight * (load(maps, at + shifts[i + 2], lanes) - now)
+        g = g + weight * (load(more, at + shifts[i + 2], lanes) - here)
+        weight = load(weights, w + 3 * wide, lanes)
+        d = d + weight * (load(maps, at + shifts[i + 3], lanes) - now)
+        h = h + weight * (load(more, at + shifts[i + 3], lanes) - here)
+    for i in range(1 + (len(shifts) - 1) // 4 * 4, len(shifts)):
+        weight = load(weights, first + i * wide, lanes)
+        a = a + weight * (load(maps, at + shifts[i], lanes) - now)
+        e = e + weight * (load(more, at + shifts[i], lanes) - here)
+    return (a + b) + (c + d), (e + f) + (g + h)
 
 
 def _inside(length: int, shift: int) -> slice:

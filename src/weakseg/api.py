@@ -317,9 +317,16 @@ def predict(
 
 
 def evaluate(
-    pred: str | Path,
+    pred: str | Path | None,
     truth: str | Path,
     *,
+    scores: str | Path | None = None,
+    key: str = "full",
+    fixed: float = 0.2,
+    thresholds: int = 256,
+    share: float = 1.0,
+    saliency_maps: str | Path | None = None,
+    given: str | Path | None = None,
     classes: str | Path | None = None,
     ignored_prediction: Literal["miss", "drop", "background"] = "miss",
     absent: Literal["irn", "zero", "skip_truthless"] = "irn",
@@ -330,11 +337,19 @@ def evaluate(
     pairs: Sequence[str] = (),
     progress: bool = True,
 ) -> dict[str, Any]:
-    """mIoU of a folder of masks against a folder of true masks: one confusion matrix over all files.
+    """A folder of masks, of score maps or of saliency maps against a folder of true masks.
+
+    Masks give one confusion matrix over all files; score maps the mIoU at every background threshold, the plateau
+    around the best, each photograph's own best and how high the maps are on their objects (AMN); saliency maps their
+    errors to the true foreground and to `given` ones (EPS).
 
     Args:
-        pred: label maps as PNG, named by file stem.
+        pred: label maps as PNG, named by file stem; or None with one of the others.
         truth: true masks as PNG.
+        scores: instead of `pred`, score maps (.npz) or a step's folder that holds them; wants `classes`.
+        key, fixed, thresholds, share: of `scores`: which maps of a file, the threshold chosen beforehand, how many are
+            tried, a random part of the photographs.
+        saliency_maps, given: instead of `pred`, saliency maps (PNG, or a step's folder), and what to compare them with.
         classes: names file; else the ids that occur.
         ignored_prediction: how a predicted 255 counts: ``miss``, ``drop`` or ``background`` (methods.md 1.5).
         absent: how a class without pixels counts: ``irn``, ``zero`` or ``skip_truthless``.
@@ -350,11 +365,23 @@ def evaluate(
         ``confusion_ratios`` as asked for.
     """
     from weakseg import _ranks
-    from weakseg.evaluate.folders import analyse_folders, evaluate_folders
+    from weakseg.evaluate.folders import analyse_folders, evaluate_folders, evaluate_score_folder
+    from weakseg.evaluate.saliency import evaluate_saliency_folder
     from weakseg.progress import hidden
 
+    if sum(folder is not None for folder in (pred, scores, saliency_maps)) != 1:
+        raise WeaksegError("evaluate wants one of --pred (masks), --scores (score maps) and --saliency-maps")
+    if scores is not None and classes is None:
+        raise WeaksegError("score maps bear ids only: name the classes with --classes FILE, one a line")
     _ranks.join()
     with hidden(not progress):
+        if saliency_maps is not None:
+            return evaluate_saliency_folder(saliency_maps, truth, given)
+        if scores is not None and classes is not None:
+            return evaluate_score_folder(
+                scores, truth, classes, key=key, fixed=fixed, thresholds=thresholds, share=share, absent=absent
+            )
+        assert pred is not None
         result = evaluate_folders(
             Path(pred), Path(truth), classes=classes, ignored_prediction=ignored_prediction, absent=absent
         )
@@ -590,9 +617,12 @@ def _run(
     runs = [_run_folder(Path(r)) for r in reuse]
     if dry_run:
         from weakseg.pipeline.estimate import estimate
+        from weakseg.pipeline.rehearsal import published_rates
 
         plans = plan_seeds(recipe, dataset, out, seeds=seeds, lists=lists, options=options)
         planned: dict[str, Any] = _ranks.first(lambda: estimate(plans, dataset, runs, options))
+        if (warning := published_rates(plans[0])) and _ranks.rank() == 0:
+            say(f"warning: {warning}")
         return planned
     ran = run_recipe(
         recipe,

@@ -19,13 +19,19 @@ def load(name: str) -> Any:
     Raises:
         WeaksegError: no such file or entry; the nearest names are offered.
     """
-    if ".py:" in name:
-        path, _, entry = name.rpartition(":")
-        return _entry(_outsider(Path(path)), entry, name)
-    module, _, entry = name.partition(".")
-    if module not in modules():
-        raise WeaksegError(f"there is no method {name!r}{near(name, names(), or_all=True)}")
-    return _entry(importlib.import_module(f"weakseg.methods.{module}"), entry or module, name)
+    module, entry = _module(name)
+    return _entry(module, entry, name)
+
+
+def published_backbone(name: str) -> str | None:
+    """The network that the learning rates of method `name` were published for, if its file says so in ``BACKBONES``.
+
+    >>> published_backbone("cam.resnet38")
+    'resnet38d'
+    """
+    module, entry = _module(name)
+    found: str | None = getattr(module, "BACKBONES", {}).get(entry)
+    return found
 
 
 def modules() -> list[str]:
@@ -36,6 +42,17 @@ def modules() -> list[str]:
 def names() -> list[str]:
     """Full names of all methods that ship with weakseg: ``file.entry``."""
     return [f"{m}.{e}" for m in modules() for e in importlib.import_module(f"weakseg.methods.{m}").METHODS]
+
+
+def _module(name: str) -> tuple[ModuleType, str]:
+    """The method's file, and the name of its entry there."""
+    if ".py:" in name:
+        path, _, entry = name.rpartition(":")
+        return _outsider(Path(path)), entry
+    file, _, entry = name.partition(".")
+    if file not in modules():
+        raise WeaksegError(f"there is no method {name!r}{near(name, names(), or_all=True)}")
+    return importlib.import_module(f"weakseg.methods.{file}"), entry or file
 
 
 def _entry(module: ModuleType, entry: str, name: str) -> Any:

@@ -158,3 +158,6 @@ METHODS = {
     "resnet38_eps_coco": replace(_PSA, crop=321, long_side=(256, 448), iterations=256_500, epochs=50),  # 31.2
     "resnet50": Cam(),
 }
+
+BACKBONES = {name: "irn_resnet50" if name == "resnet50" else "resnet38d" for name in METHODS}
+"""The network that these learning rates were published for."""

@@ -352,3 +352,6 @@ STUDIES = {
     "tau": [{"tau": tau} for tau in (0.2, 0.3, 0.4, 0.5)],  # Table A.2
 }
 """Settings of the paper's tables, each a training of its own: `weakseg sweep RECIPE --study lambda`."""
+
+BACKBONES = {"voc": "resnet38d", "coco": "resnet38d"}
+"""The network that these learning rates were published for."""

@@ -286,3 +286,6 @@ def _input(inputs: Mapping[str, T], name: str, kind: str) -> T:
 
 
 METHODS = {"irn": Irn()}
+
+BACKBONES = {"irn": "irn_resnet50"}
+"""The network that these learning rates were published for."""

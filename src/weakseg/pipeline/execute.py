@@ -21,7 +21,7 @@ from weakseg.pipeline import book
 from weakseg.pipeline.files import complete, reuse, settle
 from weakseg.pipeline.plan import Lists, Planned, plan
 from weakseg.pipeline.recipe import Recipe, resolve
-from weakseg.pipeline.rehearsal import rehearse
+from weakseg.pipeline.rehearsal import published_rates, rehearse
 from weakseg.pipeline.run import Chain, Options, run_step
 from weakseg.progress import hidden
 from weakseg.types import WeaksegError
@@ -58,6 +58,8 @@ def run_recipe(
     _ranks.join(options.device)
     plans = plan_seeds(recipe, dataset, out, seeds=seeds, lists=lists, options=options)
     rehearse(plans[0], dataset, options)
+    if (warning := published_rates(plans[0])) and _ranks.rank() == 0:
+        say(f"warning: {warning}")
     with ExitStack() as stack:
         stack.enter_context(hidden(not options.progress))
         _ranks.first(lambda: stack.enter_context(locked(out)))

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
+from weakseg import methods
 from weakseg._optimisation import build_optimiser, make_plan
 from weakseg._precision import check_precision
 from weakseg._ranks import world
@@ -34,6 +35,36 @@ def rehearse(planned: Sequence[Planned], dataset: Dataset, options: Options) -> 
         elif p.step.learns and p.step.spec.fitted is None:
             with _named(p):
                 _build(p, dataset)
+
+
+def published_rates(planned: Sequence[Planned]) -> str:
+    """A sentence about steps that will train a network with the learning rate of another; nothing if there is none.
+
+    A paper's rate goes with its own network: on another one it may be ten times too high or too low. A rate that the
+    recipe or ``--set`` has changed is taken for chosen.
+    """
+    found = [p for p in planned if not p.done and _borrows_its_rate(p)]
+    if not found:
+        return ""
+    steps = "; ".join(
+        f"{p.name} trains {p.backbone.name} at {p.step.method.lr:g}, published for {_published(p)}"
+        for p in found
+        if p.backbone is not None
+    )
+    return f"learning rates of other networks: {steps}. If its loss does not fall, try --set {found[0].name}.lr=..."
+
+
+def _borrows_its_rate(planned: Planned) -> bool:
+    step = planned.step
+    if not step.learns or step.spec.fitted is not None or planned.backbone is None or not hasattr(step.method, "lr"):
+        return False
+    if _published(planned) in (None, planned.backbone.name):
+        return False
+    return bool(step.method.lr == methods.load(str(step.spec.method)).lr)
+
+
+def _published(planned: Planned) -> str | None:
+    return methods.published_backbone(str(planned.step.spec.method))
 
 
 def _build(planned: Planned, dataset: Dataset) -> None:

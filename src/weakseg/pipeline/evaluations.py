@@ -16,6 +16,7 @@ from weakseg.evaluate._threads import each
 from weakseg.evaluate.boundaries import boundary_folder, evaluate_boundaries, of_masks, true_boundaries
 from weakseg.evaluate.confusion import evaluate_confusion
 from weakseg.evaluate.conventions import plain
+from weakseg.evaluate.coverage import Count, evaluate_coverage
 from weakseg.evaluate.health import Finding, check_classifier
 from weakseg.evaluate.instances import evaluate_instances
 from weakseg.evaluate.masks import evaluate_masks
@@ -133,6 +134,30 @@ class Scores:
             ("at the best threshold, chosen on the truth", result["best"]["miou"], "mIoU"),
         )
         return Outcome("sweep", rows, result)
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """Precision and recall of activation at a fixed background threshold (AEFT's ablation, methods.md 9.7)."""
+
+    threshold: float = 0.2
+    count: Count = "mask"  # "above": of each map by itself; "soft": of the maps' values, without a threshold
+
+    needs: ClassVar[frozenset[str]] = frozenset({"mask", "tags"})
+
+    def evaluate(self, look: Look) -> Outcome:
+        """Judge the score maps of `scores`."""
+        result = evaluate_coverage(
+            look.read,
+            look.truth,
+            look.view.ids,
+            look.view.dataset.classes,
+            threshold=self.threshold,
+            count=self.count,
+            threads=look.threads,
+        )
+        rows = tuple((name, result[name], "mean over classes") for name in ("precision", "recall"))
+        return Outcome("coverage", tuple(row for row in rows if row[1] is not None), result)
 
 
 @dataclass(frozen=True, slots=True)
@@ -352,6 +377,7 @@ class InstanceMasks:
 EVALUATIONS: dict[str, Any] = {
     "masks": Masks(),
     "scores": Scores(),
+    "coverage": Coverage(),
     "tags": Tags(),
     "saliency": Saliency(),
     "selection": Selection(),

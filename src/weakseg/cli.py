@@ -448,13 +448,15 @@ def _stop(text: str, code: int) -> None:
 
 
 def _show(result: dict[str, Any]) -> None:
-    """The headline table: percent, mean and spread over seeds, and where the report is."""
+    """The headline table: fractions in percent, mean and spread over seeds, and where the report is."""
+    from weakseg.report.html import number
+
     rows = []
     for row in result["summary"]:
-        spread = "" if row["std"] is None else f"± {100 * row['std']:.1f}"
-        values = ", ".join(f"{100 * v:.1f}" for v in row["values"]) if row["std"] is not None else ""
-        rows.append((row["name"], row["split"], row["unit"], f"{100 * row['mean']:.1f}", spread, values))
-    _table(("", "list", "", "%", "", "seeds"), rows)
+        spread = "" if row["std"] is None else f"± {number(row['std'], row['unit'])}"
+        values = ", ".join(number(v, row["unit"]) for v in row["values"]) if row["std"] is not None else ""
+        rows.append((row["name"], row["split"], row["unit"], number(row["mean"], row["unit"]), spread, values))
+    _table(("", "list", "", "value", "", "seeds"), rows)
     print(f"\nreport: {result['report']}")
 
 
@@ -470,7 +472,7 @@ def _table(head: tuple[str, ...], rows: Sequence[tuple[object, ...]]) -> None:
 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for title in head:
-        table.add_column(title, justify="right" if title == "%" else "left", overflow="fold")
+        table.add_column(title, justify="right" if title in ("%", "value") else "left", overflow="fold")
     for row in rows:
         table.add_row(*map(str, row))
     Console(markup=False, highlight=False).print(table)

@@ -18,7 +18,7 @@ from weakseg.evaluate.sweep import evaluate_scores
 from weakseg.report.charts import histogram, threshold_curve
 from weakseg.report.figures import colour_mask, heatmap, jpeg, overlay
 from weakseg.report.gallery import pick
-from weakseg.report.html import points, write_report
+from weakseg.report.html import number, points, write_report
 from weakseg.types import ScoreMap, WeaksegError
 
 CLASSES = ["cat", "dog <b>"]
@@ -163,6 +163,10 @@ def test_embedded_images_are_the_files(made):
     uris = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', page)
     picture = Image.open(io.BytesIO(base64.b64decode(uris[0])))
     assert picture.size == (32, 24)
+
+
+def test_a_ratio_is_no_percentage():
+    assert (number(0.4412, "mIoU"), number(1.77617, "FP / TP"), number(0.25, "plateau width")) == ("44.1", "1.78", "0.25")
 
 
 def test_the_headline_tells_mean_spread_and_what_used_the_truth(made):

@@ -154,7 +154,7 @@ def report_data(
 ) -> dict[str, Any]:
     """The numbers of all seeds, as ``report.json`` holds them."""
     around = circumstances(read_json(run / f"seed-{chains[0].seed}" / "manifest.json"))
-    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    rows: dict[tuple[str, str, str], dict[str, Any]] = {}
     evaluations, times = [], []
     for chain in chains:
         for p in chain.steps.values():
@@ -180,7 +180,7 @@ def report_data(
             for name, value, unit in judged["headline"]:
                 full = f"{title} {name}".strip()
                 row = rows.setdefault(
-                    (p.name, name), {"name": full, "step": p.name, "split": split, "unit": unit, "values": []}
+                    (p.name, name, unit), {"name": full, "step": p.name, "split": split, "unit": unit, "values": []}
                 )
                 row["values"].append(value)
     for row in rows.values():

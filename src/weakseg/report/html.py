@@ -95,24 +95,29 @@ def points(fraction: float | None) -> str:
     return "\N{EN DASH}" if fraction is None else f"{100 * fraction:.1f}"
 
 
+def number(value: float, unit: str | None) -> str:
+    """A headline number as text: fractions in points, ratios and widths as they are.
+
+    >>> number(0.4412, "mIoU"), number(1.77617, "FP / TP")
+    ('44.1', '1.78')
+    """
+    return points(value) if unit in FRACTIONS else f"{value:.3g}"
+
+
 def _headline(row: Mapping[str, Any]) -> dict[str, Any]:
     """A row of the headline table; its numbers as text, and in percent of the bar where they are fractions."""
-    fraction = row.get("unit") in FRACTIONS
+    unit = row.get("unit")
     values = [v for v in row["values"] if v is not None]
     mean, std = row.get("mean"), row.get("std")
-
-    def text(value: float) -> str:
-        return points(value) if fraction else f"{value:g}"
-
     return {
         "name": row["name"],
         "split": row.get("split"),
-        "unit": row.get("unit"),
+        "unit": unit,
         "by_truth": bool(row.get("truth", "best threshold" in row["name"])),
-        "mean": "\N{EN DASH}" if mean is None else text(mean),
-        "std": None if std is None or len(values) < 2 else text(std),
-        "bar": _percent(mean) if fraction and mean is not None else None,
-        "dots": [_percent(v) for v in values] if len(values) > 1 else [],
+        "mean": "\N{EN DASH}" if mean is None else number(mean, unit),
+        "std": None if std is None or len(values) < 2 else number(std, unit),
+        "bar": _percent(mean) if unit in FRACTIONS and mean is not None else None,
+        "dots": [_percent(v) for v in values] if unit in FRACTIONS and len(values) > 1 else [],
     }
 
 

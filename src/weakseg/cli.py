@@ -229,13 +229,24 @@ def predict(
 
 @app.command(
     help=_help(
-        "mIoU of a folder of masks against a folder of true masks.",
+        "A folder of masks, score maps or saliency maps against a folder of true masks.",
         "weakseg evaluate --pred runs/cam/seed-0/predictions --truth VOC2012/SegmentationClass",
     )
 )
 def evaluate(
-    pred: Annotated[Path, typer.Option("--pred", help="Masks (PNG) named by file stem.")],
     truth: Annotated[Path, typer.Option("--truth", help="True masks (PNG).")],
+    pred: Annotated[Path | None, typer.Option("--pred", help="Masks (PNG) named by file stem.")] = None,
+    scores: Annotated[
+        Path | None, typer.Option("--scores", help="Score maps (a step's folder) at every background threshold.")
+    ] = None,
+    key: Annotated[str, typer.Option("--key", help="Which score maps of a file.")] = "full",
+    fixed: Annotated[float, typer.Option("--fixed", help="Background threshold that was chosen beforehand.")] = 0.2,
+    thresholds: Annotated[int, typer.Option("--thresholds", min=2, help="How many are tried.")] = 256,
+    share: Annotated[float, typer.Option("--share", help="Random part of the photographs, e.g. 0.1.")] = 1.0,
+    saliency_maps: Annotated[
+        Path | None, typer.Option("--saliency-maps", help="Saliency maps (PNG, or a step's folder) to be judged.")
+    ] = None,
+    given: Annotated[Path | None, typer.Option("--given", help="Saliency maps to compare those with.")] = None,
     classes: Classes = None,
     ignored_prediction: Annotated[
         Literal["miss", "drop", "background"], typer.Option("--ignored-prediction", help="How a predicted 255 counts.")
@@ -255,15 +266,19 @@ def evaluate(
     progress: Progress = True,
     as_json: Json = False,
 ) -> None:
-    """mIoU of a folder of masks."""
+    """A folder of masks, score maps or saliency maps."""
     from weakseg import api
     from weakseg.evaluate.folders import format_table
+    from weakseg.evaluate.saliency import format_saliency
 
     result = api.evaluate(
-        pred, truth, classes=classes, ignored_prediction=ignored_prediction, absent=absent, boundaries=boundaries,
-        true_boundaries=true_boundaries, confusion=confusion, context=context, pairs=pairs, progress=progress,
+        pred, truth, scores=scores, key=key, fixed=fixed, thresholds=thresholds, share=share,
+        saliency_maps=saliency_maps, given=given, classes=classes, ignored_prediction=ignored_prediction,
+        absent=absent, boundaries=boundaries, true_boundaries=true_boundaries, confusion=confusion, context=context,
+        pairs=pairs, progress=progress,
     )  # fmt: skip
-    print(json.dumps(result, indent=1) if as_json else format_table(result))
+    table = format_table if saliency_maps is None else format_saliency
+    print(json.dumps(result, indent=1) if as_json else table(result))
 
 
 @app.command(help=_help("Write the HTML report of an ended run anew.", "weakseg report runs/cam"))

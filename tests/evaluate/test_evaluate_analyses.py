@@ -1,4 +1,4 @@
-"""Boundaries and confusion of folders, through the verb: numbers, table, and what is missing."""
+"""Analyses of folders, through the verb: numbers, table, and what is missing."""
 
 import pytest
 import torch
@@ -7,10 +7,12 @@ from weakseg import api
 from weakseg.data.context import read_context
 from weakseg.data.dataset import open_dataset
 from weakseg.data.scenes import make_scenes
-from weakseg.data.store import write_label_map
+from weakseg.data.store import write_label_map, write_score_maps
 from weakseg.evaluate.boundaries import evaluate_boundaries, of_masks
 from weakseg.evaluate.folders import format_table
-from weakseg.types import WeaksegError
+from weakseg.evaluate.saliency import format_saliency
+from weakseg.ops.saliency import saliency_score_map
+from weakseg.types import ScoreMap, WeaksegError
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +86,67 @@ def test_what_is_missing_is_said(place, tmp_path):
     write_label_map(tmp_path / "inside" / "a.png", torch.zeros(2, 2, dtype=torch.uint8))
     with pytest.raises(WeaksegError, match=r"context_classes\.txt"):
         judged(place, context=tmp_path / "inside")
+
+
+# --- score maps and saliency maps ---
+
+
+def test_one_kind_of_folder_at_a_time(place):
+    scenes = place / "scenes"
+    with pytest.raises(WeaksegError, match="one of --pred"):
+        api.evaluate(None, scenes / "SegmentationClass")
+    with pytest.raises(WeaksegError, match="one of --pred"):
+        api.evaluate(place / "pred", scenes / "SegmentationClass", saliency_maps=scenes / "Saliency")
+    with pytest.raises(WeaksegError, match="--classes"):
+        api.evaluate(None, scenes / "SegmentationClass", scores=scenes)
+
+
+def test_score_maps_of_a_folder(place):
+    """Each class of the truth has 0.85 on its pixels and 0.35 elsewhere: every threshold between them is perfect."""
+    scenes = place / "scenes"
+    dataset = open_dataset(scenes)
+    for id in dataset.ids:
+        truth = dataset.truth(id)
+        ids = torch.tensor([k for k in truth.unique().tolist() if k not in (0, 255)], dtype=torch.uint8)
+        maps = torch.stack([torch.where(truth == k, 0.85, 0.35) for k in ids.tolist()])
+        write_score_maps(place / "step" / "scores" / f"{id}.npz", {"full": ScoreMap(ids, maps, tuple(truth.shape))})
+    more = {"classes": scenes / "classes.txt", "fixed": 0.5, "thresholds": 11}
+    result = api.evaluate(None, scenes / "SegmentationClass", scores=place / "step", **more)
+    assert result["fixed"]["miou"] == pytest.approx(1.0)
+    assert result["plateau"] == pytest.approx([0.4, 0.8])
+    assert result["foreground_activation"]["share"] == pytest.approx([0, 0, 0, 0, 1])
+    assert result["per_image_best"]["mean"] == pytest.approx(0.6)
+    table = format_table(result)
+    assert "from 0.400 to 0.800, a width of 0.400" in table
+    assert "own best threshold: 0.600 ± 0.000" in table
+    assert "0.8-1 100.0 %" in table
+    part = api.evaluate(None, scenes / "SegmentationClass", scores=place / "step", share=0.25, **more)
+    assert part["images"] == 3
+
+
+def test_saliency_maps_of_a_folder(place):
+    scenes = place / "scenes"
+    dataset = open_dataset(scenes)
+    for id in dataset.ids:
+        sure = ((dataset.truth(id) != 0) & (dataset.truth(id) != 255)).float()[None]
+        write_score_maps(place / "salient" / f"{id}.npz", {"saliency": saliency_score_map(sure)})
+    result = api.evaluate(
+        None, scenes / "SegmentationClass", saliency_maps=place / "salient", given=scenes / "Saliency"
+    )
+    assert result["estimated"]["error"] == pytest.approx(0, abs=1e-3)
+    assert result["estimated"]["f_measure"] == pytest.approx(1, abs=1e-3)
+    wanted = [
+        float(
+            (dataset.sample(i).saliency[0] - ((dataset.truth(i) != 0) & (dataset.truth(i) != 255)).float()).abs().mean()
+        )
+        for i in dataset.ids
+    ]
+    assert result["error_to_given"] == pytest.approx(sum(wanted) / len(wanted), abs=1e-3)
+    lines = format_saliency(result).splitlines()
+    assert lines[0].startswith("these maps: mean absolute error 0.000")
+    assert lines[-1] == "12 photographs, 0 without truth"
+    with pytest.raises(WeaksegError, match="no saliency maps"):
+        api.evaluate(None, scenes / "SegmentationClass", saliency_maps=place)
+    write_label_map(place / "small" / f"{dataset.ids[0]}.png", torch.zeros(2, 2, dtype=torch.uint8), palette=False)
+    with pytest.raises(WeaksegError, match=r"saliency map is \(2, 2\)"):
+        api.evaluate(None, scenes / "SegmentationClass", saliency_maps=place / "small")

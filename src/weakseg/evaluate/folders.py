@@ -177,6 +177,7 @@ def format_table(result: dict[str, Any]) -> str:
     if best is not None:
         lines[-1] += f" at the fixed background threshold {rows['threshold']:.3f}"
         lines.append(f"mIoU {100 * best['miou']:.1f} at the best, {best['threshold']:.3f}, chosen on the truth")
+        lines += _threshold_lines(result)
     else:
         lines.append(
             f"pixel accuracy {_percent(result['pixel_accuracy'])}, background {_percent(result['background_share'])} "
@@ -190,6 +191,19 @@ def format_table(result: dict[str, Any]) -> str:
     lines += _boundary_lines(result.get("boundaries")) + _confusion_lines(result.get("confusion_ratios"))
     lines += [f"{what}: {how}" for what, how in result["conventions"].items()]
     return "\n".join(lines)
+
+
+def _threshold_lines(result: dict[str, Any]) -> list[str]:
+    """How much the threshold matters: the plateau, each photograph's own best one, how high maps are on objects."""
+    (first, last), own, inside = result["plateau"], result["per_image_best"], result["foreground_activation"]
+    lines = [
+        f"within one point of the best from {first:.3f} to {last:.3f}, a width of {result['plateau_width']:.3f}; "
+        f"area under the curve {result['area']:.3f}"
+    ]
+    if own["mean"] is not None:
+        lines.append(f"each photograph's own best threshold: {own['mean']:.3f} ± {own['std']:.3f}")
+    shares = zip(inside["edges"], inside["edges"][1:], inside["share"], strict=False)
+    return [*lines, "objects' own maps on them: " + ", ".join(f"{a:g}-{b:g} {_percent(s)}" for a, b, s in shares)]
 
 
 def _boundary_lines(result: dict[str, Any] | None) -> list[str]:

@@ -5,17 +5,21 @@ restore objects that it misses, remove what belongs to no class. Errors are the 
 error, and the F-measure with beta^2 = 0.3 of Achanta et al., "Frequency-tuned Salient Region Detection", CVPR 2009.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from weakseg.data.images import read_saliency
+from weakseg.data.store import read_label_map, read_score_maps
 from weakseg.evaluate._threads import each
 from weakseg.evaluate.conventions import plain
 from weakseg.methods.eps import Eps, estimated_saliency, foreground_and_background, overlap, saliency_loss
 from weakseg.models.eps import EpsNet
-from weakseg.types import BACKGROUND, IGNORE, LabelMap, Sample
+from weakseg.ops.saliency import saliency_of
+from weakseg.types import BACKGROUND, IGNORE, SALIENCY, LabelMap, Sample, WeaksegError
 
 BETA2 = 0.3
 """Weight of recall in the F-measure: precision counts more."""
@@ -106,6 +110,11 @@ def evaluate_saliency(
         truth = read_truth(id)
         if truth is None or not bool((truth != IGNORE).any()):
             return distance, None
+        if wrong := [name for name, m in present.items() if m.shape != truth.shape]:
+            raise WeaksegError(
+                f"the {wrong[0]} saliency map is {tuple(present[wrong[0]].shape)}, the true mask {tuple(truth.shape)} "
+                "(height, width); resize the map to the photograph's size"
+            )
         known, foreground = truth != IGNORE, (truth != IGNORE) & (truth != BACKGROUND)
         return distance, {
             name: (absolute_error(m, foreground, known), *precision_recall(m, foreground, known, thresholds))
@@ -123,6 +132,49 @@ def evaluate_saliency(
         "photographs": len(ids),
         "without_truth": without_truth,
     }
+
+
+def evaluate_saliency_folder(
+    maps: Path | str, truth: Path | str, given: Path | str | None = None, *, threads: int = 2
+) -> dict[str, Any]:
+    """`evaluate_saliency` of a folder of saliency maps, whoever made them.
+
+    Args:
+        maps: folder of 8-bit PNGs, or of score maps with the key ``saliency``, such as a step's own.
+        truth: folder of true masks of the same file stems; maps without truth are compared with `given` alone.
+        given: folder like `maps`, to be compared with.
+        threads: files read at once.
+
+    Raises:
+        WeaksegError: an empty or missing folder; files without a saliency map.
+    """
+    read, ids = _reader(Path(maps), "saliency maps")
+    read_given, have = (None, set[str]()) if given is None else _reader(Path(given), "given saliency maps")
+    truths = {p.stem: p for p in sorted(Path(truth).iterdir()) if p.suffix == ".png"} if Path(truth).is_dir() else {}
+    if not truths:
+        raise WeaksegError(f"{truth} holds no PNG; it should hold the true masks, one a photograph")
+    return evaluate_saliency(
+        read,
+        lambda id: None if read_given is None or id not in have else read_given(id),
+        lambda id: read_label_map(truths[id]) if id in truths else None,
+        sorted(ids),
+        threads=threads,
+    )
+
+
+def format_saliency(result: Mapping[str, Any]) -> str:
+    """The result of `evaluate_saliency` for a terminal."""
+    lines = []
+    for name, about in (("estimated", "these maps"), ("given", "the given maps")):
+        if (found := result[name]) is not None:
+            lines.append(
+                f"{about}: mean absolute error {found['error']:.3f} to the true foreground, F-measure "
+                f"{found['f_measure']:.3f} at 0.5, {found['best']['f_measure']:.3f} at the best threshold "
+                f"{found['best']['threshold']:.2f}, chosen on the truth"
+            )
+    if result["error_to_given"] is not None:
+        lines.append(f"mean absolute error between the two: {result['error_to_given']:.3f}")
+    return "\n".join([*lines, f"{result['photographs']} photographs, {result['without_truth']} without truth"])
 
 
 class Selection(NamedTuple):
@@ -179,6 +231,22 @@ def lambda_errors(foreground: Tensor, background: Tensor, saliency: Tensor, lams
     tensor([0.2500, 0.2500])
     """
     return torch.stack([saliency_loss(saliency, estimated_saliency(foreground, background, lam)) for lam in lams])
+
+
+def _reader(folder: Path, what: str) -> tuple[Callable[[str], Tensor], set[str]]:
+    """A reader of saliency maps, float (1, H, W), by id, and the ids."""
+    inner = folder / "scores" if (folder / "scores").is_dir() else folder
+    files = {p.stem: p for p in sorted(inner.iterdir()) if p.suffix in (".png", ".npz")} if inner.is_dir() else {}
+    if not files:
+        raise WeaksegError(f"{folder} holds no {what}; wanted are PNGs, or .npz files with the key {SALIENCY!r}")
+
+    def read(id: str) -> Tensor:
+        path = files[id]
+        if path.suffix == ".npz":
+            return saliency_of(read_score_maps(path, [SALIENCY])[SALIENCY])
+        return read_saliency(path).as_subclass(Tensor)
+
+    return read, set(files)
 
 
 def _plane(saliency: Tensor | None) -> Tensor | None:

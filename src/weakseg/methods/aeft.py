@@ -18,7 +18,7 @@ best threshold in 0.10..0.29. Here the last epoch counts; `keep_epochs` keeps th
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias, get_args
 
 import torch
 from torch import Tensor, nn
@@ -193,7 +193,7 @@ class Aeft:
     """Network, training in two phases and multi-scale maps; the defaults are those of VOC 2012 (methods.md 9).
 
     `score` makes ``full`` (K, H, W) and ``strided`` (K, ceil(H/4), ceil(W/4)) of the tagged classes, each map divided
-    by its own maximum. GPP alone is ``epochs = 40, triplet_epochs = 0``.
+    by its own maximum. GPP alone is ``epochs = 40, triplet_epochs = 0``; GAP alone has ``pooling = "gap"`` as well.
 
     In a run over several processes, or with `accumulate`, each part of a batch draws its negatives, counts its hard
     triplets and takes its first `cls_subset` images by itself.
@@ -335,3 +335,17 @@ class Aeft:
 
 
 METHODS = {"voc": Aeft(), "coco": Aeft(t_high=0.7, t_low=0.1, margin=0.1)}
+
+BACKBONES = {"voc": "resnet38d", "coco": "resnet38d"}
+"""The network that these learning rates were published for."""
+
+_WITHOUT: dict[str, Any] = {"attract_weight": 0.0, "repel_weight": 0.0, "triplet_batch_size": 8}
+
+STUDIES = {
+    "thresholds": [  # supplement, Table A1
+        {"t_low": low, "t_high": high} for low in (0.1, 0.15, 0.2, 0.25) for high in (0.5, 0.55, 0.6, 0.65, 0.7)
+    ],
+    "triplet": [_WITHOUT, {"erasing": "rigid", "repel_weight": 0.0}, {"repel_weight": 0.0}, {}],  # sec. 9.7, line 2
+    "pooling": [{"pooling": name, **_WITHOUT} for name in get_args(Pooling)],  # sec. 9.7, line 1; supplement 1.2
+}
+"""Settings of the paper's tables, each a training of its own: `weakseg sweep RECIPE --study thresholds`."""

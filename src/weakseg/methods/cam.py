@@ -8,7 +8,7 @@ Supervision: image tags. To reach on VOC 2012 train: 47.7 to 48.0 mIoU (ResNet38
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -161,3 +161,6 @@ METHODS = {
 
 BACKBONES = {name: "irn_resnet50" if name == "resnet50" else "resnet38d" for name in METHODS}
 """The network that these learning rates were published for."""
+
+STUDIES = {"pooling": [{"pooling": name} for name in get_args(Pooling)]}  # AEFT's poster, methods.md 9.7
+"""Settings of a paper's table, each a training of its own: `weakseg sweep RECIPE --study pooling`."""

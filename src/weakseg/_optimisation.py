@@ -140,10 +140,12 @@ def parameter_groups(model: nn.Module, optimisation: Optimisation) -> list[dict[
 
 
 def build_optimiser(model: nn.Module, optimisation: Optimisation) -> torch.optim.Optimizer:
-    """SGD or Adam over `parameter_groups`."""
+    """SGD, Adam or AdamW over `parameter_groups`."""
     groups = parameter_groups(model, optimisation)
     if optimisation.optimiser == "sgd":
         return torch.optim.SGD(groups, lr=optimisation.lr, momentum=optimisation.momentum)
     if optimisation.optimiser == "adam":
         return torch.optim.Adam(groups, lr=optimisation.lr)
-    raise WeaksegError(f'optimiser "{optimisation.optimiser}" is unknown; use sgd or adam')
+    if optimisation.optimiser == "adamw":
+        return torch.optim.AdamW(groups, lr=optimisation.lr)
+    raise WeaksegError(f'optimiser "{optimisation.optimiser}" is unknown; use sgd, adam or adamw')

@@ -360,7 +360,7 @@ class Optimisation:
     bias_factor: float | None = None
     weight_decay: float = 1e-4
     momentum: float = 0.9
-    optimiser: Literal["sgd", "adam"] = "sgd"
+    optimiser: Literal["sgd", "adam", "adamw"] = "sgd"
     schedule: Literal["poly", "step", "constant"] = "poly"
     power: float = 0.9
     gamma: float = 0.1

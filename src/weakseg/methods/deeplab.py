@@ -2,7 +2,7 @@
 
 Chen et al.: V1 LargeFOV (ICLR 2015, https://arxiv.org/abs/1412.7062), V2 ASPP (PAMI 2018, https://arxiv.org/abs/1606.00915),
 V3+ (ECCV 2018, https://arxiv.org/abs/1802.02611), on any backbone. Constants: methods.md 10 and 9.6.
-``v1``, ``v2`` and ``v3plus`` suit any backbone; the other names say the network that their papers train.
+``v1``, ``v2``, ``v3plus`` and ``mobile`` suit any backbone; the other names say the network that their papers train.
 Supervision: label maps. Reference on VOC 2012 val, V2 on ResNet101, full supervision: 76.65 mIoU (77.93 with CRF).
 """
 
@@ -52,6 +52,7 @@ class Segment:
     channels: int = 256  # inner width of V3+ and of the heads on ResNet38
     freeze_bn: bool = True  # sec. 1.3
     freeze_affine: bool = True  # the published code trains the convolutions only
+    freeze_stem: bool = False
     # training, sec. 10
     crop: int = 321
     train_scales: tuple[float, ...] = (0.5, 0.75, 1.0, 1.25, 1.5)
@@ -59,6 +60,7 @@ class Segment:
     epochs: int = 20
     batch_size: int = 10
     accumulate: int = 2
+    optimiser: Literal["sgd", "adamw"] = "sgd"
     lr: float = 2.5e-4
     new_factor: float = 10.0
     bias_factor: float | None = 2.0  # head biases 20 lr, without weight decay
@@ -81,12 +83,13 @@ class Segment:
 
     @property
     def optimisation(self) -> Optimisation:
-        """SGD with poly decay; head at `new_factor` times the rate."""
+        """Poly decay; head at `new_factor` times the rate."""
         return Optimisation(
             epochs=self.epochs,
             iterations=self.iterations,
             batch_size=self.batch_size,
             accumulate=self.accumulate,
+            optimiser=self.optimiser,
             lr=self.lr,
             new_factor=self.new_factor,
             bias_factor=self.bias_factor,
@@ -100,6 +103,8 @@ class Segment:
     def build(self, num_classes: int, backbone: Backbone) -> DeepLab:
         """The network over background and `num_classes` classes."""
         features = build_backbone(backbone, freeze_bn=self.freeze_bn, freeze_affine=self.freeze_affine)
+        if self.freeze_stem:
+            features.freeze_until(0)
         return DeepLab(features, num_classes, self.head, self.rates, self.channels)
 
     def objective(self, model: nn.Module, batch: Batch, step: Step) -> dict[str, Tensor]:
@@ -262,6 +267,25 @@ METHODS = {
         interval=1,
         loss_at="crop",
         freeze_affine=False,
+    ),
+    "mobile": Segment(  # no paper's: a few hundred steps on two CPU cores, in which AdamW gets much further than SGD
+        head="v3plus",
+        rates=(3, 6, 9),
+        channels=64,
+        freeze_stem=True,
+        crop=224,
+        iterations=None,
+        epochs=8,
+        batch_size=16,
+        accumulate=1,
+        optimiser="adamw",
+        lr=1e-4,
+        new_factor=20.0,
+        bias_factor=None,
+        weight_decay=0.01,
+        interval=1,
+        loss_at="crop",
+        scales=(1.0,),
     ),
     # sec. 10 and 6.6, one row each
     "v1_vgg16": Segment(head="vgg_largefov", accumulate=1, lr=1e-3, crf="deeplab_v1_vgg", **_NATIVE),

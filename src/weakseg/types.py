@@ -6,7 +6,7 @@ builds the one nor the loop that builds the other.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from typing import Any, ClassVar, Literal, Protocol, TypeAlias, runtime_checkable
 
 import torch
@@ -437,11 +437,24 @@ def deciding_constants(method: object) -> dict[str, Any]:
     A constant that a method got after people had runs stands in its `added`, a mapping to the value that means "as
     before": with that value it is left out, so that older runs stay done, resumable and reusable.
     """
-    known: Any = method
-    if isinstance(method, type) or not is_dataclass(known):
+    known: Any = method if is_dataclass(method) and not isinstance(method, type) else None
+    if known is None:
         return {}
     added: Mapping[str, Any] = getattr(method, "added", {})
     return {k: v for k, v in asdict(known).items() if k not in added or v != added[k]}
+
+
+def optimisation_of(method: object, **more: Any) -> Optimisation:
+    """The `Optimisation` of a method whose constants bear the names of its fields; `more` are those it has not.
+
+    A `momentum` of None is the weight decay, as the PSA family's published code has it (methods.md 1.2).
+    """
+    known: Any = method
+    names = {f.name for f in fields(Optimisation)} & {f.name for f in fields(known)}
+    given: dict[str, Any] = {name: getattr(method, name) for name in names} | more
+    if given.get("momentum", 0) is None:
+        given["momentum"] = given["weight_decay"]
+    return Optimisation(**given)
 
 
 Samples: TypeAlias = Sequence[Sample]

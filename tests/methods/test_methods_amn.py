@@ -586,6 +586,18 @@ def test_the_mobile_recipe_shares_its_cam_and_its_segmentation_network():
         assert (ours[step].lists, ours[step].backbone) == (cam[step].lists, cam[step].backbone)
 
 
+def test_the_analyses_share_their_networks_with_the_recipe():
+    """So that --reuse takes them over."""
+    for ours, theirs, shared in (
+        ("amn-analyses-mobile", "amn-irn-mobile", ("cam", "seeds", "amn")),
+        ("eps-analyses-mobile", "eps-mobile", ("eps", "threshold")),
+    ):
+        one, other = ({s.name: s for s in resolve(read_recipe(n))} for n in (ours, theirs))
+        for step in shared:
+            assert constants(one[step].method) == constants(other[step].method)
+            assert (one[step].lists, one[step].backbone) == (other[step].lists, other[step].backbone)
+
+
 CHAIN = """
 backbone: {name: resnet10t, weights: null, output_stride: 16, create: {channels: [16, 32, 64, 128]}}
 labels: masks
@@ -607,6 +619,7 @@ steps:
 - {name: own, method: labels.threshold, scores: amn/full, list: all, set: {background: null}}
 - {name: maps, method: evaluate.scores, scores: amn/full, list: all, set: {fixed: 0.25}}
 - {name: pseudo, method: evaluate.masks, seeds: masks, list: all}
+- {name: probes, method: evaluate.probes, model: amn, seeds: {refined: seeds}, list: all}
 """
 
 
@@ -635,3 +648,8 @@ def test_the_chain_on_twelve_scenes(tmp_path):
     assert pseudo["miou"] == pytest.approx(sweep["fixed"]["miou"], abs=0.02)
     assert pseudo["miou"] > 1.2 * pseudo["all_background_miou"]
     assert sum(sweep["foreground_activation"]["counts"]) > 0
+    probes = read_json(steps["probes"] / "result.json")["result"]["probes"]
+    assert set(probes) == {"label", "ones", "noise", "zeros"}
+    assert probes["label"]["fixed"]["miou"] == pytest.approx(sweep["fixed"]["miou"], abs=1e-3)  # maps kept to 5e-4
+    assert probes["label"]["plateau_width"] == pytest.approx(sweep["plateau_width"], abs=0.02)
+    assert probes["zeros"]["area"] != probes["label"]["area"]

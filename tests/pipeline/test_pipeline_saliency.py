@@ -155,6 +155,7 @@ def test_predefined_classes_are_ids_in_the_plan(place):
 @pytest.fixture(scope="module")
 def ended(place):
     text = RECIPE + "- {name: estimate, method: evaluate.saliency, scores: eps/saliency, list: [train, val]}\n"
+    text += "- {name: anew, method: evaluate.saliency, model: eps, list: [train, val]}\n"
     (place / "estimated.yaml").write_text(text)
     return go(place, "run", recipe="estimated.yaml", set=["eps.estimated=true"])
 
@@ -177,6 +178,7 @@ def test_eps_on_scenes_writes_maps_labels_and_its_source(place, ended):
     ]
     assert judged["estimate"]["error_to_given"] == pytest.approx(np.mean(errors), rel=1e-4)
     assert judged["estimate"]["given"]["error"] < 0.5
+    assert judged["anew"]["error_to_given"] == pytest.approx(judged["estimate"]["error_to_given"], abs=5e-4)
     share = np.array(judged["selection"]["share"], dtype=float)
     assert share.shape == (4, len(data.classes))
     assert (np.diff(share[:, ~np.isnan(share[0])], axis=0) <= 0).all()  # a higher tau keeps fewer

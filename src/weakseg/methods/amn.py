@@ -40,6 +40,7 @@ from weakseg.types import (
     ScoreMap,
     Step,
     WeaksegError,
+    optimisation_of,
 )
 
 REFINED = "refined"
@@ -241,15 +242,7 @@ class Amn:
     @property
     def optimisation(self) -> Optimisation:
         """Adam at constant rates."""
-        return Optimisation(
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            lr=self.lr,
-            new_factor=self.new_factor,
-            weight_decay=self.weight_decay,
-            optimiser="adam",
-            schedule="constant",
-        )
+        return optimisation_of(self, optimiser="adam", schedule="constant")
 
     def build(self, num_classes: int, backbone: Backbone) -> AmnNet:
         """The network over background and `num_classes` classes; of BatchNorm the scale and shift learn."""

@@ -33,6 +33,7 @@ from weakseg.types import (
     Sample,
     ScoreMap,
     Step,
+    optimisation_of,
 )
 
 
@@ -86,18 +87,7 @@ class Cam:
     @property
     def optimisation(self) -> Optimisation:
         """SGD with poly decay at every step."""
-        return Optimisation(
-            epochs=self.epochs,
-            iterations=self.iterations,
-            batch_size=self.batch_size,
-            lr=self.lr,
-            new_factor=self.new_factor,
-            bias_factor=self.bias_factor,
-            weight_decay=self.weight_decay,
-            momentum=self.weight_decay if self.momentum is None else self.momentum,
-            schedule="poly",
-            power=0.9,
-        )
+        return optimisation_of(self, schedule="poly", power=0.9)
 
     def build(self, num_classes: int, backbone: Backbone) -> CamNet:
         """The classifier over `num_classes` foreground classes, with the paper's parts frozen."""

@@ -40,6 +40,7 @@ from weakseg.types import (
     ScoreMap,
     Step,
     WeaksegError,
+    optimisation_of,
 )
 
 Norm: TypeAlias = Literal["softmax", "max"]
@@ -223,18 +224,7 @@ class Eps:
     @property
     def optimisation(self) -> Optimisation:
         """SGD with poly decay at every step."""
-        return Optimisation(
-            epochs=self.epochs,
-            iterations=self.iterations,
-            batch_size=self.batch_size,
-            lr=self.lr,
-            new_factor=self.new_factor,
-            bias_factor=self.bias_factor,
-            weight_decay=self.weight_decay,
-            momentum=self.weight_decay if self.momentum is None else self.momentum,
-            schedule="poly",
-            power=0.9,
-        )
+        return optimisation_of(self, schedule="poly", power=0.9)
 
     def for_classes(self, classes: Sequence[str]) -> "Eps":
         """This method with the names in `predefined` as ids of `classes`; of the default names those that there are.

@@ -249,7 +249,8 @@ def evaluate(
     given: Annotated[Path | None, typer.Option("--given", help="Saliency maps to compare those with.")] = None,
     classes: Classes = None,
     ignored_prediction: Annotated[
-        Literal["miss", "drop", "background"], typer.Option("--ignored-prediction", help="How a predicted 255 counts.")
+        Literal["miss", "drop", "background", "class"],
+        typer.Option("--ignored-prediction", help="How a predicted 255 counts."),
     ] = "miss",
     absent: Annotated[
         Literal["irn", "zero", "skip_truthless"], typer.Option("--absent", help="How a class without pixels counts.")

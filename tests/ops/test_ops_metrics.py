@@ -129,6 +129,22 @@ def test_conventions_by_hand():
     assert all(iou_table(matrix, *rule).mean.isfinite() for rule in TOOL_RULES.values())
 
 
+def test_255_as_a_class_of_its_own_lowers_the_mean_as_irns_eval_cam_does():
+    """methods.md 1.5: with all 21 classes there, the score times 21/22; the classes' own numbers do not change."""
+    truth = torch.arange(21, dtype=torch.uint8).repeat_interleave(4)[None]
+    pred = truth.clone()
+    pred[0, ::4] = 255  # a quarter of every class
+    matrix = confusion_matrix(pred, truth, 21)
+    plain, own = iou_table(matrix), iou_table(matrix, *TOOL_RULES["IRN eval_cam"])
+    assert own.mean.item() == pytest.approx(plain.mean.item() * 21 / 22)
+    assert own.mean.item() == pytest.approx((21 * 0.75 + 0) / 22)
+    assert torch.equal(own.iou, plain.iou)
+    perfect = confusion_matrix(truth, truth, 21)
+    assert iou_table(perfect, "class").mean == 1  # no 255 predicted, no such class
+    half = torch.stack([matrix, perfect])
+    assert iou_table(half, "class").mean.tolist() == [own.mean.item(), 1.0]
+
+
 def test_a_perfect_prediction_scores_one_and_a_stack_equals_its_parts():
     _, truth = masks(3)
     assert iou_table(confusion_matrix(truth, truth, 5)).mean == 1

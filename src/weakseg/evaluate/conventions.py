@@ -11,6 +11,7 @@ IGNORED_PREDICTION: Mapping[IgnoredPrediction, str] = {
     "miss": "a miss for the true class, a false positive of none",
     "drop": "the pixel is left out",
     "background": "counts as predicted background",
+    "class": "a miss for the true class; 255 itself is one class more in the mean, with IoU 0",
 }
 ABSENT: Mapping[AbsentClass, str] = {
     "irn": "skipped if absent from truth and prediction, IoU 0 if only predicted",

@@ -15,9 +15,10 @@ from torch import Tensor
 
 from weakseg.types import BACKGROUND, IGNORE, WeaksegError
 
-IgnoredPrediction: TypeAlias = Literal["miss", "drop", "background"]
+IgnoredPrediction: TypeAlias = Literal["miss", "drop", "background", "class"]
 """How a predicted 255 counts: ``miss`` for the true class and a false positive of none; ``drop``: the pixel is left
-out; ``background``: as if class 0 were predicted."""
+out; ``background``: as if class 0 were predicted; ``class``: a miss, and if there is any, 255 is one class more in the
+mean, with IoU 0."""
 AbsentClass: TypeAlias = Literal["irn", "zero", "skip_truthless"]
 """IoU of a class without true pixels: ``irn``: skipped if nobody predicted it, else 0; ``zero``: always 0;
 ``skip_truthless``: always skipped."""
@@ -25,6 +26,7 @@ AbsentClass: TypeAlias = Literal["irn", "zero", "skip_truthless"]
 TOOL_RULES: dict[str, tuple[IgnoredPrediction, AbsentClass]] = {
     "weakseg": ("miss", "irn"),
     "IRN": ("background", "irn"),
+    "IRN eval_cam": ("class", "irn"),  # without remapping: of 21 classes the mean is 21/22 of what it would be
     "BANA": ("miss", "irn"),  # its masks hold no 255 where it evaluates, any rule gives its number
     "EPS": ("drop", "irn"),
     "SEAM": ("miss", "zero"),
@@ -108,7 +110,7 @@ def iou_table(matrix: Tensor, ignored_prediction: IgnoredPrediction = "miss", ab
 
     Args:
         matrix: int64 (..., C + 1, C + 2) of `confusion_matrix`; sums of them over a list; or a stack.
-        ignored_prediction: ``miss``, ``drop`` or ``background``.
+        ignored_prediction: ``miss``, ``drop``, ``background`` or ``class``.
         absent: ``irn``, ``zero`` or ``skip_truthless``.
 
     Raises:
@@ -131,13 +133,17 @@ def iou_table(matrix: Tensor, ignored_prediction: IgnoredPrediction = "miss", ab
         square[..., BACKGROUND] += ignored
     true_positives = square.diagonal(dim1=-2, dim2=-1)
     predicted = square.sum(-2)
-    true = square.sum(-1) + (ignored if ignored_prediction == "miss" else 0)
+    true = square.sum(-1) + (ignored if ignored_prediction in ("miss", "class") else 0)
     iou = true_positives / (predicted + true - true_positives)  # 0 / 0 = nan: neither true nor predicted
     if absent == "zero":
         iou = iou.nan_to_num(0.0)
     elif absent == "skip_truthless":
         iou = iou.masked_fill(true == 0, torch.nan)
-    return Scores(iou, iou.nanmean(-1), true_positives / predicted, true_positives / true)
+    mean = iou.nanmean(-1)
+    if ignored_prediction == "class":
+        counted = (~iou.isnan()).sum(-1)
+        mean = mean * counted / (counted + ignored.any(-1))
+    return Scores(iou, mean, true_positives / predicted, true_positives / true)
 
 
 def average_precision(scores: Tensor, labels: Tensor) -> float:

@@ -90,7 +90,7 @@ class Outcome:
 class Masks:
     """mIoU of label maps, one confusion matrix over the list (methods.md 1.5; defaults are IRN's rule)."""
 
-    ignored_prediction: Literal["miss", "drop", "background"] = "miss"
+    ignored_prediction: Literal["miss", "drop", "background", "class"] = "miss"
     absent: Literal["irn", "zero", "skip_truthless"] = "irn"
 
     needs: ClassVar[frozenset[str]] = frozenset({"mask"})

@@ -351,7 +351,7 @@ def evaluate(
             tried, a random part of the photographs.
         saliency_maps, given: instead of `pred`, saliency maps (PNG, or a step's folder), and what to compare them with.
         classes: names file; else the ids that occur.
-        ignored_prediction: how a predicted 255 counts (methods.md 1.5): ``miss``, ``drop``, ``background`` or ``class``.
+        ignored_prediction: a predicted 255 counts as ``miss``, ``drop``, ``background`` or ``class`` (methods.md 1.5).
         absent: how a class without pixels counts: ``irn``, ``zero`` or ``skip_truthless``.
         boundaries: also boundary precision, recall and F1 (EPS, sec. 5.1).
         true_boundaries: folder of true boundaries, PNG or SBD's .mat, instead of those of the true masks.

@@ -1,11 +1,15 @@
 """True instances of VOC's two maps and of COCO's segmentations."""
 
+import contextlib
+import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pycocotools.coco import COCO
 
 from weakseg.data.dataset import open_dataset
 from weakseg.data.instances import from_object_map
@@ -80,3 +84,21 @@ def test_without_object_maps_there_are_none(tmp_path):
     data = open_dataset(tmp_path)
     assert "instances" not in data.has
     assert data.instances(data.ids[0]) is None
+
+
+@pytest.mark.realdata
+def test_real_coco_objects_are_pycocotools(tmp_path):
+    root = Path(__file__).parents[2] / ".." / "shared" / "data" / "coco-sample"
+    if not root.is_dir():
+        pytest.skip("coco-sample is not there")
+    with contextlib.redirect_stdout(io.StringIO()):
+        peer = COCO(str(root / "instances.json"))
+    names = {k: c["name"] for k, c in peer.cats.items()}
+    data = open_dataset(root)
+    for number, image in list(peer.imgs.items())[:12]:
+        true, crowd = data.instances(Path(image["file_name"]).stem)
+        annotations = peer.imgToAnns[number]
+        assert [data.classes[k - 1] for k in true.labels.tolist()] == [names[a["category_id"]] for a in annotations]
+        assert crowd.tolist() == [bool(a["iscrowd"]) for a in annotations]
+        for mask, annotation in zip(true.masks, annotations, strict=True):
+            assert np.array_equal(mask.numpy(), peer.annToMask(annotation).astype(bool))

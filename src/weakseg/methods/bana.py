@@ -246,6 +246,7 @@ class Labels:
     writes: ClassVar[tuple[str, ...]] = (CRF, RETRIEVED, RELIABLE)
 
     crf: str = "bana_stage2"  # sec. 1.4
+    scale_factor: float = 1.0  # every sxy is divided by it, for photographs much smaller than VOC's
     crf_image: CrfImage = "rgb"
     unary_softmax: bool = True  # False: u_0 and u_c as they are (7.7, row 7)
     restrict: bool = True  # Y_ret within boxes; False: the plain cosine of Eq. (9) (7.7, row 10)
@@ -277,7 +278,8 @@ class Labels:
         of_classes = paste_by_class(scores[1:], boxes, labels, ids[1:])
         unary = box_unary(torch.cat([scores[:1], of_classes]), background, softmax=self.unary_softmax)
         image = _crf_image(sample, self.crf_image)
-        probabilities = dense_crf(image, unary_from_probabilities(unary), recipe(self.crf))
+        energies = unary_from_probabilities(unary)
+        probabilities = dense_crf(image, energies, recipe(self.crf), scale_factor=self.scale_factor)
         return labels_in_boxes(probabilities, class_masks(boxes, labels, ids, sample.size), ids, background)
 
     def retrieve(
@@ -362,6 +364,7 @@ class Nal:
     def build(self, num_classes: int, backbone: Backbone) -> CosineDeepLab:
         """The network over background and `num_classes` classes."""
         features = build_backbone(backbone, freeze_bn=self.freeze_bn, freeze_affine=self.freeze_affine)
+        configure(features, pool5=True)  # sec. 1.3, as in stage 1
         return CosineDeepLab(features, num_classes, self.head, self.rates, self.channels, self.classifier, self.scale)
 
     def objective(self, model: nn.Module, batch: Batch, step: Step) -> dict[str, Tensor]:

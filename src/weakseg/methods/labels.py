@@ -131,6 +131,7 @@ class BoxCrf:
     centre: float = 0.2  # share of a box's area
     filling: float = 0.5  # probability of an object in the rest of its box
     crf: str = "bana_stage2"  # sec. 1.4
+    scale_factor: float = 1.0  # every sxy is divided by it
 
     def refine(self, model: nn.Module | None, sample: Sample) -> dict[str, LabelMap]:
         """``labels`` from the boxes and the photograph; a class stays in its boxes."""
@@ -140,7 +141,8 @@ class BoxCrf:
         ids = torch.cat([labels.new_zeros(1), labels.unique()])
         prior = filling_prior(boxes, labels, ids, sample.size, centre=self.centre, filling=self.filling)
         image = sample.image.as_subclass(Tensor)
-        probabilities = dense_crf(image, unary_from_probabilities(prior), recipe(self.crf)).cpu()
+        energies = unary_from_probabilities(prior)
+        probabilities = dense_crf(image, energies, recipe(self.crf), scale_factor=self.scale_factor).cpu()
         possible = class_masks(boxes, labels, ids, sample.size)
         outside = definite_background(boxes, sample.size)
         return {LABELS: labels_in_boxes(probabilities, possible, ids.to(torch.uint8), outside)}

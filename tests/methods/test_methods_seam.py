@@ -18,11 +18,11 @@ from weakseg.methods.seam import (
     cross_loss,
     equivariance_loss,
     inference_normalise,
-    range_normalise,
     tagged,
 )
 from weakseg.models.backbones import batch_norms
 from weakseg.models.seam import SeamOutput
+from weakseg.ops.cam import range_normalise
 from weakseg.types import (
     LATER,
     Backbone,

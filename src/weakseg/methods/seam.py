@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from weakseg.models.backbones import build_backbone
 from weakseg.models.pooling import Pooling
 from weakseg.models.seam import SeamNet, SeamOutput, enlarge
-from weakseg.ops.cam import merge_flip, merge_psa, merge_strided
+from weakseg.ops.cam import merge_flip, merge_psa, merge_strided, range_normalise
 from weakseg.ops.image import scale_image
 from weakseg.ops.losses import multilabel_soft_margin
 from weakseg.ops.pixel_correlation import replace_background, suppress_others
@@ -44,22 +44,6 @@ EPS = 1e-5
 
 
 # --- the equations; b = image, c = class, background first; H x W = pixels of an image, h x w = of its smaller view ---
-
-
-def range_normalise(maps: Tensor, eps: float = EPS, *, rectify: bool = True) -> Tensor:
-    """Each map from its minimum to its maximum stretched to 0-1: ``relu(p - min - eps) / (max - min + eps)``.
-
-    Args:
-        maps: float (B, C + 1, H, W), signed.
-        eps: a map that is constant becomes zero.
-        rectify: take p = ReLU(map), as the published code; false: the map as it is.
-
-    Returns:
-        float (B, C + 1, H, W), 0-1.
-    """
-    p = maps.relu() if rectify else maps
-    low, high = p.amin(dim=(-2, -1), keepdim=True), p.amax(dim=(-2, -1), keepdim=True)
-    return (p - low - eps).relu() / (high - low + eps)
 
 
 def tagged(maps: Tensor, tags: Tensor) -> Tensor:

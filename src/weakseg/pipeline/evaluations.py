@@ -156,7 +156,7 @@ class Coverage:
             count=self.count,
             threads=look.threads,
         )
-        rows = tuple((name, result[name], "mean over classes") for name in ("precision", "recall"))
+        rows = tuple(("", result[name], name) for name in ("precision", "recall"))
         return Outcome("coverage", tuple(row for row in rows if row[1] is not None), result)
 
 

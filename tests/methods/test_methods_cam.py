@@ -1,6 +1,7 @@
 """CAM: the two published set-ups, their training step and their maps against a written-out reference."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -273,3 +274,23 @@ def test_the_mean_needs_no_pooling_of_its_own():
     pooled = model.eval().backbone(images)[-1].mean((2, 3), keepdim=True)
     torch.testing.assert_close(model(images).logits, model.classifier(pooled).flatten(1), rtol=0, atol=0)
     assert len(list(backbone.parameters())) + 1 == len(list(model.parameters()))
+
+
+def test_threads_share_a_network_that_scoring_leaves_alone(monkeypatch):
+    """Maps of several photographs at once are those of one after another, and nothing is written into the modules."""
+    model = network().eval()
+    photos = [sample(tags=(k % 2 == 0, True, k % 3 == 0), seed=k) for k in range(8)]
+
+    def refuse(*arguments):
+        raise AssertionError(f"scoring writes into the network: {arguments[1:]}")
+
+    def score(photo):
+        with torch.inference_mode():
+            return TINY.score(model, photo)["full"].scores
+
+    alone = [score(photo) for photo in photos]
+    with monkeypatch.context() as patched, ThreadPoolExecutor(4) as pool:
+        patched.setattr(torch.nn.Module, "__setattr__", refuse)
+        patched.setattr(torch.nn.Module, "register_forward_hook", refuse)
+        for one, other in zip(alone, pool.map(score, photos), strict=True):
+            torch.testing.assert_close(one, other)

@@ -1,6 +1,7 @@
 """EPS: every equation on hand-worked cases, its selection, its gradient, its maps and its constants."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -26,7 +27,7 @@ from weakseg.methods.eps import (
 )
 from weakseg.models.backbones import batch_norms
 from weakseg.ops.saliency import saliency_of
-from weakseg.pipeline.recipe import configure
+from weakseg.pipeline.recipe import configure, read_recipe, resolve
 from weakseg.types import (
     LATER,
     Augmentation,
@@ -447,6 +448,21 @@ def test_predefined_names_become_ids_of_the_data_sets_classes():
         method.objective(network(method=replace(TINY, strategy="predefined")), batch(), STEP)
 
 
+@pytest.mark.parametrize(("name", "batch_size", "iterations"), [("eps-voc", 10, 20_000), ("eps-coco", 20, 24_000)])
+def test_the_papers_recipes(name, batch_size, iterations):
+    """6.5: masks at background 0.2, without CRF; 6.6: ResNet38-V1 on them, its CRF at test time."""
+    steps = {s.name: s for s in resolve(read_recipe(name))}
+    assert steps["eps"].method == METHODS[name.removeprefix("eps-")]
+    assert steps["threshold"].method.background == 0.2
+    assert (steps["threshold"].scores["scores"].step, steps["threshold"].scores["scores"].key) == ("eps", "full")
+    segment = steps["segment"].method
+    assert steps["segment"].seeds["seeds"].step == "threshold"
+    assert (segment.crop, segment.train_scales) == (321, (0.5, 0.75, 1.0, 1.25, 1.5))
+    assert (segment.lr, segment.momentum, segment.weight_decay) == (1e-3, 0.9, 5e-4)
+    assert (segment.batch_size, segment.iterations, segment.optimisation.power) == (batch_size, iterations, 0.9)
+    assert (segment.head, segment.channels, segment.crf) == ("seam", 512, "deeplab_v2_res101")
+
+
 def test_training_without_saliency_is_refused():
     with pytest.raises(WeaksegError, match="saliency map"):
         TINY.objective(network(), replace(batch(), saliency=None), STEP)
@@ -469,3 +485,23 @@ def test_gated_pyramid_pooling_of_the_foreground():
     assert all(p.grad is not None for p in model.parameters())
     assert "pooling" in deciding_constants(method)
     assert "pooling" not in deciding_constants(TINY)
+
+
+def test_threads_share_a_network_that_scoring_leaves_alone(monkeypatch):
+    """Maps of several photographs at once are those of one after another, and nothing is written into the modules."""
+    model = network().eval()
+    photos = [sample(tags=(k % 2 == 0, True, k % 3 == 0), seed=k) for k in range(8)]
+
+    def refuse(*arguments):
+        raise AssertionError(f"scoring writes into the network: {arguments[1:]}")
+
+    def score(photo):
+        with torch.inference_mode():
+            return TINY.score(model, photo)["full"].scores
+
+    alone = [score(photo) for photo in photos]
+    with monkeypatch.context() as patched, ThreadPoolExecutor(4) as pool:
+        patched.setattr(torch.nn.Module, "__setattr__", refuse)
+        patched.setattr(torch.nn.Module, "register_forward_hook", refuse)
+        for one, other in zip(alone, pool.map(score, photos), strict=True):
+            torch.testing.assert_close(one, other)

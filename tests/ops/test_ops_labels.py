@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from weakseg.ops.labels import box_fill, foreground, local_labels, merge, resized_scores, threshold, winners
+from weakseg.ops.labels import box_fill, class_ids, foreground, local_labels, merge, resized_scores, threshold, winners
 from weakseg.types import ScoreMap, WeaksegError
 
 
@@ -99,6 +99,18 @@ def test_box_fill_outside_and_none():
     outside = torch.tensor([[-5.0, -5.0, 2.0, 1.0], [30.0, 30.0, 40.0, 40.0], [-9.0, 0.0, -3.0, 2.0]])
     assert box_fill(outside, torch.tensor([1, 2, 3]), (2, 4)).tolist() == [[1, 1, 0, 0], [0, 0, 0, 0]]
     assert not box_fill(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64), (2, 4)).any()
+
+
+def test_class_ids_of_names_and_ids():
+    classes = ("cat", "sofa", "chair")
+    assert class_ids(["chair", 1, "sofa"], classes) == (3, 1, 2)
+    assert class_ids(["couch", "cat"], classes, optional={"couch"}) == (1,)
+    assert class_ids([], classes) == ()
+    with pytest.raises(WeaksegError, match=r"missed names 'couch'; the classes are cat, sofa, chair"):
+        class_ids(["couch"], classes, what="missed")
+    for wrong in (0, 4):
+        with pytest.raises(WeaksegError, match=f"id {wrong}; class ids are 1 to 3"):
+            class_ids([wrong], classes)
 
 
 def test_local_labels_round_trip():

@@ -44,6 +44,7 @@ from weakseg.types import (
     Sample,
     ScoreMap,
     Step,
+    optimisation_of,
 )
 
 Missing: TypeAlias = Literal["skip", "shift"]
@@ -251,18 +252,7 @@ class Aeft:
     def optimisation(self) -> Optimisation:
         """SGD with poly decay in two phases, each with its batch size."""
         phases = ((self.epochs, self.batch_size), (self.triplet_epochs, self.triplet_batch_size))
-        return Optimisation(
-            phases=tuple(phase for phase in phases if phase[0] > 0),
-            lr=self.lr,
-            new_factor=self.new_factor,
-            weight_decay=self.weight_decay,
-            momentum=self.weight_decay if self.momentum is None else self.momentum,
-            schedule="poly",
-            power=0.9,
-            horizon=self.horizon,
-            accumulate=self.accumulate,
-            keep_epochs=self.keep_epochs,
-        )
+        return optimisation_of(self, phases=tuple(p for p in phases if p[0] > 0), schedule="poly", power=0.9)
 
     def build(self, num_classes: int, backbone: Backbone) -> AeftNet:
         """The classifier over `num_classes` foreground classes, with the paper's parts frozen."""

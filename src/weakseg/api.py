@@ -617,9 +617,10 @@ def _run(
     runs = [_run_folder(Path(r)) for r in reuse]
     if dry_run:
         from weakseg.pipeline.estimate import estimate
-        from weakseg.pipeline.rehearsal import published_rates
+        from weakseg.pipeline.rehearsal import published_rates, rehearse
 
         plans = plan_seeds(recipe, dataset, out, seeds=seeds, lists=lists, options=options)
+        rehearse(plans[0], dataset, options)
         planned: dict[str, Any] = _ranks.first(lambda: estimate(plans, dataset, runs, options))
         if (warning := published_rates(plans[0])) and _ranks.rank() == 0:
             say(f"warning: {warning}")

@@ -1,8 +1,12 @@
-"""What a run would do and about how long it would take: measured here on a photograph or two, not guessed."""
+"""What a run would do and about how long it would take: measured here on a few photographs, not guessed."""
 
+import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +14,20 @@ import torch
 from torch import Tensor
 from torchvision import tv_tensors
 
+from weakseg._devices import loader_workers
 from weakseg._optimisation import make_plan
+from weakseg._ranks import world
 from weakseg._words import duration
 from weakseg.data.collate import collate, sample_generator
 from weakseg.data.dataset import Dataset
 from weakseg.data.transforms import build
 from weakseg.infer import resolve_device
 from weakseg.pipeline.plan import Planned, done_fingerprint
-from weakseg.pipeline.run import Options
+from weakseg.pipeline.run import Options, photographs_at_once
 from weakseg.types import Batch, Sample, ScoreMap, Step
 
-PROBES = 2
-"""Photographs a mapping is timed on."""
+ROUNDS = 2
+"""How often a mapping is timed on as many photographs as it works on at a time."""
 
 
 def estimate(
@@ -38,9 +44,10 @@ def estimate(
     for seed, planned in plans.items():
         for p in planned:
             state = _state(p, runs)
-            if p.name not in costs:
-                costs[p.name] = _seconds(p, dataset, options)
-            seconds = 0.0 if state in ("done", "reused") else costs[p.name]
+            needed = state not in ("done", "reused")
+            if needed and p.name not in costs:
+                costs[p.name] = _seconds(p, {q.name: q for q in planned}, dataset, options)
+            seconds = costs[p.name] if needed else 0.0
             work = f"{len(p.fit_ids)} to learn from, " if p.fit_ids else ""
             rows.append(
                 {
@@ -66,45 +73,70 @@ def _state(planned: Planned, runs: Sequence[Path]) -> str:
     return "half done" if (planned.folder / "plan.json").is_file() else "to do"
 
 
-def _seconds(planned: Planned, dataset: Dataset, options: Options) -> float:
+def _seconds(planned: Planned, earlier: Mapping[str, Planned], dataset: Dataset, options: Options) -> float:
+    """Seconds of the step: training from one batch, mapping from a few photographs, as many at once as in the run."""
     method = planned.step.method
-    if planned.step.evaluates or not any(hasattr(method, v) for v in ("score", "refine", "predict")):
+    verb = next((getattr(method, v) for v in ("score", "predict", "refine") if hasattr(method, v)), None)
+    if planned.step.evaluates or verb is None:
         return 0.01 * len(planned.ids)
     device = resolve_device(options.device)
-    model, seconds = None, 0.0
+    lender = planned if planned.step.learns else earlier.get(planned.step.spec.model or "")
+    seconds, model = 0.0, None
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        if planned.backbone is not None:
-            model = method.build(len(dataset.classes), planned.backbone).to(device)
-            seconds += _fitting(planned, model, dataset, device)
+        if lender is not None and lender.backbone is not None:
+            model = lender.step.method.build(len(dataset.classes), lender.backbone).to(device)
+            if planned.step.learns and planned.step.spec.fitted is None:
+                seconds += _fitting(planned, model, dataset, device, options)
             model.eval()
-        elif planned.step.spec.model is not None:
-            return 0.3 * len(planned.ids)  # borrows a network that is not there yet
-        verb = next(getattr(method, v) for v in ("score", "predict", "refine") if hasattr(method, v))
-        ids = planned.ids[: PROBES + 1]
-        began = time.perf_counter()
-        for k, id in enumerate(ids):
-            if k == 1:  # the first one warms up
-                began = time.perf_counter()
-            with torch.inference_mode():
-                verb(model, _stand_in(planned, dataset.sample(id, truth="mask" in method.needs, need_tags=False)))
-        each = (time.perf_counter() - began) / max(1, len(ids) - 1)
-    return seconds + each * len(planned.ids) / (1 if model is not None else options.cores)
+        threads = options.cores if model is None else photographs_at_once(options)
+        return seconds + _mapping(planned, partial(verb, model), dataset, device, threads)
 
 
-def _fitting(planned: Planned, model: Any, dataset: Dataset, device: torch.device) -> float:
-    """Seconds of training, from one step on one batch after a first one to warm up."""
+def _mapping(
+    planned: Planned, verb: Callable[[Sample], Any], dataset: Dataset, device: torch.device, threads: int
+) -> float:
+    """Seconds to read and map all photographs of the step, `threads` of them at a time."""
+    truth = "mask" in planned.step.method.needs
+
+    def apply(id: str) -> None:
+        sample = _stand_in(planned, dataset.sample(id, truth=truth, need_tags=False))
+        with torch.inference_mode():
+            verb(replace(sample, image=sample.image.to(device)))
+
+    ids = [id for id, _ in zip(cycle(planned.ids), range((1 + ROUNDS) * threads), strict=False)]
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(1, before // threads))
+    try:
+        with ThreadPoolExecutor(threads) as pool:
+            list(pool.map(apply, ids[:threads]))  # warms up
+            began = time.perf_counter()
+            list(pool.map(apply, ids[threads:]))
+            each = (time.perf_counter() - began) / (ROUNDS * threads)
+    finally:
+        torch.set_num_threads(before)
+    return each * len(planned.ids) / world()
+
+
+def _fitting(planned: Planned, model: Any, dataset: Dataset, device: torch.device, options: Options) -> float:
+    """Seconds of training, from loading one batch and learning from it after a first time to warm up."""
     method, optimisation = planned.step.method, planned.step.method.optimisation
     transform = build(method.augmentation, model.normalise)
-    size = min(optimisation.batch_size, len(planned.fit_ids))
+    plan = make_plan(optimisation, len(planned.fit_ids), world())
+    size = math.ceil(plan.sizes[0] / world() / optimisation.accumulate)
+    began = time.perf_counter()
     samples = [_stand_in(planned, dataset.sample(id, need_tags=False)) for id in planned.fit_ids[:size]]
-    batch: Batch = collate([transform(s, sample_generator(0, 0, s.id)) for s in samples]).to(device)
+    items = [transform(s, sample_generator(0, 0, s.id)) for s in samples]
+    loading = time.perf_counter() - began
+    batch: Batch = collate(items).to(device)
     model.train()
     for _ in range(2):
         began = time.perf_counter()
         loss: Tensor = torch.stack(list(method.objective(model, batch, Step(0, 0, 1)).values())).sum()
         loss.backward()
         once = time.perf_counter() - began
-    return once * make_plan(optimisation, len(planned.fit_ids)).total
+    workers = loader_workers(options.workers, device)  # without any the step waits for the loading, in threads
+    each = (max(once, loading / workers) if workers else once + loading / options.cores) / size
+    return each * sum(plan.sizes[plan.locate(step)[0]] for step in range(plan.total)) / world()
 
 
 def _stand_in(planned: Planned, sample: Sample) -> Sample:

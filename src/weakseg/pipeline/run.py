@@ -181,7 +181,7 @@ def _finish(chain: Chain, planned: Planned, model: nn.Module, target: Path) -> N
     write_tensors(target, {k: v.cpu() for k, v in model.state_dict().items()}, {})
 
 
-def _photographs_at_once(options: Options) -> int:
+def photographs_at_once(options: Options) -> int:
     """How many a network works on: several on the CPU, at most 4 because each holds a whole network's activations."""
     return min(options.cores, 4) if infer.resolve_device(options.device).type == "cpu" else 1
 
@@ -204,7 +204,7 @@ def _map(chain: Chain, planned: Planned) -> dict[str, Any]:
         chain.photographs(planned.ids) if predicts else chain.view(planned, planned.ids),
         store,
         workers=options.workers,
-        threads=options.cores if model is None else _photographs_at_once(options),
+        threads=options.cores if model is None else photographs_at_once(options),
         device=options.device,
         progress=options.progress,
         label=planned.name,

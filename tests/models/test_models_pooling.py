@@ -98,3 +98,11 @@ def test_an_average_costs_no_random_number():
     torch.manual_seed(3)
     assert torch.rand(1) == after
     assert isinstance(build_pooling("gpp", 3), GatedPyramid)
+
+
+def test_half_precision_ends_before_the_pyramid():
+    layer, f = made("gpp"), maps()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        pooled = layer(f.to(torch.bfloat16))
+    assert pooled.logits.dtype == pooled.pyramid.dtype == torch.float32
+    torch.testing.assert_close(pooled.logits, layer(f.to(torch.bfloat16).float()).logits, rtol=0, atol=0)

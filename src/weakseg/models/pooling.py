@@ -7,6 +7,7 @@ A localiser has a field `pooling: Pooling` and hands it to `build_pooling`; `Gat
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+import torch
 from torch import Tensor, nn
 
 from weakseg.ops.pooling import BINS, Sides, gated_merge, mean_of_levels, pyramid, signed_logits
@@ -96,9 +97,12 @@ class GatedPyramid(nn.Module):
         self.negative = _gates(num_classes, merges) if negative_gate else None
 
     def forward(self, maps: Tensor) -> Pooled:
-        """Logits and pyramid of the maps (B, C, h, w), signed."""
-        merged = self.aggregate(pyramid(maps, self.bins))
-        return Pooled(signed_logits(merged, maps, self.sides), merged)
+        """Logits and pyramid of the maps (B, C, h, w), signed; in float32 at least, for the logits are products."""
+        kind = maps.device.type if torch.amp.is_autocast_available(maps.device.type) else "cpu"
+        with torch.autocast(kind, enabled=False):
+            f = maps.to(torch.promote_types(maps.dtype, torch.float32))
+            merged = self.aggregate(pyramid(f, self.bins))
+            return Pooled(signed_logits(merged, f, self.sides), merged)
 
     def aggregate(self, levels: Sequence[Tensor]) -> Tensor:
         """G: the levels (B, C, h, w), coarsest first, as one."""

@@ -12,7 +12,7 @@ Labels and affinities are in `ops.psa_affinity`, pairs and losses, shared with I
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +49,7 @@ from weakseg.types import (
     ScoreMap,
     Step,
     WeaksegError,
+    optimisation_of,
 )
 
 LOW = "low"
@@ -129,6 +130,7 @@ class Psa:
     jitter: bool = True
     epochs: int = 8
     batch_size: int = 8
+    optimiser: Literal["sgd", "adamw"] = "sgd"
     lr: float = 0.1  # PSA's README; SEAM and AEFT 0.01
     new_factor: float = 10.0
     bias_factor: float | None = 2.0  # sec. 1.2; VGG16 has biases
@@ -158,18 +160,8 @@ class Psa:
 
     @property
     def optimisation(self) -> Optimisation:
-        """SGD with poly decay at every step."""
-        return Optimisation(
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            lr=self.lr,
-            new_factor=self.new_factor,
-            bias_factor=self.bias_factor,
-            weight_decay=self.weight_decay,
-            momentum=self.weight_decay if self.momentum is None else self.momentum,
-            schedule="poly",
-            power=0.9,
-        )
+        """Poly decay at every step."""
+        return optimisation_of(self, schedule="poly", power=0.9)
 
     def build(self, num_classes: int, backbone: Backbone) -> AffinityNet:
         """The network on `backbone`; nothing depends on the number of classes."""
@@ -233,3 +225,6 @@ METHODS = {
     "seam": Psa(lr=0.01, steps=64, alpha=6.0, shrink_radius=True),
     "aeft": Psa(lr=0.01, steps=64, alpha=19.0, shrink_radius=True),  # sec. 9.5; a CRF of one iteration follows
 }
+
+BACKBONES = dict.fromkeys(METHODS, "resnet38d")
+"""The network that these learning rates were published for."""

@@ -21,9 +21,9 @@ from weakseg.models.backbones import build_backbone
 from weakseg.models.pooling import Pooling
 from weakseg.models.seam import SeamNet, SeamOutput, enlarge
 from weakseg.ops.cam import merge_flip, merge_psa, merge_strided, range_normalise
-from weakseg.ops.image import scale_image
 from weakseg.ops.losses import multilabel_soft_margin
 from weakseg.ops.pixel_correlation import replace_background, suppress_others
+from weakseg.ops.views import scaled_views
 from weakseg.types import (
     Augmentation,
     Backbone,
@@ -38,6 +38,7 @@ from weakseg.types import (
     ScoreMap,
     Step,
     WeaksegError,
+    optimisation_of,
 )
 
 EPS = 1e-5
@@ -172,17 +173,7 @@ class Seam:
     @property
     def optimisation(self) -> Optimisation:
         """SGD with poly decay at every step."""
-        return Optimisation(
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            lr=self.lr,
-            new_factor=self.new_factor,
-            bias_factor=self.bias_factor,
-            weight_decay=self.weight_decay,
-            momentum=self.weight_decay if self.momentum is None else self.momentum,
-            schedule="poly",
-            power=0.9,
-        )
+        return optimisation_of(self, schedule="poly", power=0.9)
 
     def build(self, num_classes: int, backbone: Backbone) -> SeamNet:
         """The classifier over background and `num_classes` classes with its PCM, the paper's parts frozen."""
@@ -243,13 +234,12 @@ class Seam:
         if not len(classes):  # no maps, so no forward pass
             yield torch.zeros(0, 1, 1, device=model.device)
             return
-        for scale in self.scales:
-            image = scale_image(sample.image.as_subclass(Tensor), scale)
-            images = model.normalise(image.to(model.device))[None]
-            if self.flip:
-                images = torch.cat([images, images.flip(-1)])
+        for images in scaled_views(sample.image, self.scales, model.normalise, flip=self.flip, device=model.device):
             maps = model.revise(images, classes).float()
             yield merge_flip(maps) if self.flip else maps[0]
 
 
 METHODS = {"seam": Seam()}
+
+BACKBONES = {"seam": "resnet38d"}
+"""The network that these learning rates were published for."""

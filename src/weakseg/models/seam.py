@@ -69,10 +69,11 @@ class SeamNet(nn.Module):
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(backbone.channels[-1], num_classes + 1, kernel_size=1, bias=False)
         taps = zip(backbone.channels[-3:-1], widths, strict=True)
-        self.branches = nn.ModuleList(nn.Conv2d(inputs, outputs, 1, bias=False) for inputs, outputs in taps)
+        branches = [nn.Conv2d(inputs, outputs, kernel_size=1, bias=False) for inputs, outputs in taps]
+        self.branches = nn.ModuleList(branches)
         self.embed = nn.Conv2d(sum(widths) + 3, EMBEDDING, kernel_size=1, bias=False)
         self.pooling = build_pooling(pooling, num_classes)
-        for branch in self.branches:
+        for branch in branches:
             nn.init.kaiming_normal_(branch.weight)
         nn.init.xavier_uniform_(self.classifier.weight)
         nn.init.xavier_uniform_(self.embed.weight, gain=4)

@@ -478,7 +478,7 @@ def methods() -> list[dict[str, Any]]:
             {
                 "name": name,
                 "role": ", ".join(r for verb, r in roles.items() if hasattr(method, verb)),
-                "about": (type(method).__doc__ or "").strip().splitlines()[0],
+                "about": (sys.modules[type(method).__module__].__doc__ or "").strip().splitlines()[0],
                 "needs": sorted(getattr(method, "needs", ())),
                 "constants": constants(method),
             }

@@ -111,6 +111,8 @@ def test_predict_and_label_use_an_ended_run(place, ended):
     assert len(made) == 16
     with Image.open(made[0]) as mask:
         assert (mask.mode, mask.size) == ("P", (64, 64))
+    for own in (place / "run" / "seed-0" / "predictions").glob("*.png"):  # the run's own list is among the photographs
+        assert (place / "predicted" / own.name).read_bytes() == own.read_bytes()
     ids = [f.stem for f in sorted(photos.iterdir())][:3]
     (place / "tags.csv").write_text(f"image,tags\n{ids[0]},cat\n{ids[1]}.jpg,\n")
     told = []

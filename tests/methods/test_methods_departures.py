@@ -1,0 +1,27 @@
+"""The page of departures: every setting it names exists, is allowed, and is not the default."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from weakseg.methods import load
+from weakseg.pipeline.evaluations import EVALUATIONS
+from weakseg.pipeline.recipe import configure
+
+PAGE = Path(__file__).parents[2] / "docs" / "departures.md"
+STEPS = {"cam": ("cam.resnet38", "cam.resnet50"), "eps": ("eps.voc",), "amn": ("amn",)}
+SETTINGS = re.findall(r"`([a-z]+)\.([a-z_]+)=([^`]+)`", PAGE.read_text())
+
+
+def test_the_page_names_settings():
+    assert len(SETTINGS) > 25
+    assert {step for step, _, _ in SETTINGS} == {*STEPS, "masks"}
+
+
+@pytest.mark.parametrize(("step", "key", "value"), SETTINGS)
+def test_each_setting_departs_from_the_default(step, key, value):
+    defaults = [EVALUATIONS["masks"]] if step == "masks" else [load(name) for name in STEPS[step]]
+    changed = [configure(default, {key: yaml.safe_load(value)}, step) for default in defaults]
+    assert any(getattr(c, key) != getattr(d, key) for c, d in zip(changed, defaults, strict=True))

@@ -24,6 +24,7 @@ class View(Sequence[Sample]):
         optional: names that may be missing for an id.
         truth: whether `sample.mask` is filled; only for `labels.truth`.
         need_tags: whether a photograph without tags is an error.
+        need_saliency: whether saliency maps are read; reading them costs as much as reading a photograph.
         saliency: (store, key) of an earlier step's saliency maps, in place of the data set's own.
     """
 
@@ -34,6 +35,7 @@ class View(Sequence[Sample]):
     optional: frozenset[str] = frozenset()
     truth: bool = False
     need_tags: bool = True
+    need_saliency: bool = True
     saliency: tuple[Store, str] | None = None
 
     def __len__(self) -> int:
@@ -55,10 +57,9 @@ class View(Sequence[Sample]):
         if isinstance(index, slice):
             return replace(self, ids=self.ids[index])
         id = self.ids[index]
-        if self.saliency is None:
-            sample = self.dataset.sample(id, truth=self.truth, need_tags=self.need_tags)
-        else:
-            sample = self.dataset.sample(id, truth=self.truth, need_tags=self.need_tags, saliency=False)
+        own = self.need_saliency and self.saliency is None
+        sample = self.dataset.sample(id, truth=self.truth, need_tags=self.need_tags, saliency=own)
+        if self.need_saliency and self.saliency is not None:
             sample = replace(sample, saliency=self._saliency(*self.saliency, id, sample.size))
         if not self.seeds and not self.scores:
             return sample

@@ -83,12 +83,13 @@ class Chain:
             optional=frozenset(getattr(planned.step.method, "optional", ())),
             truth="mask" in needs and not planned.step.evaluates,
             need_tags="tags" in needs,
+            need_saliency="saliency" in needs,
             saliency=None if given is None else (self.steps[given.step].store, given.key),
         )
 
     def photographs(self, ids: tuple[str, ...]) -> View:
         """What a segmentation network may see of `ids` to predict: the photographs alone."""
-        return View(dataset=self.dataset, ids=ids, need_tags=False)
+        return View(dataset=self.dataset, ids=ids, need_tags=False, need_saliency=False)
 
     def model(self, name: str) -> nn.Module:
         """The fitted network of step `name`, on the device, for inference."""

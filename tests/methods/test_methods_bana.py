@@ -1,5 +1,6 @@
 """BANA's three stages: their steps against the equations, the guards, the gradient, and the constants."""
 
+import copy
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -99,6 +100,11 @@ def classifier():
     return network().eval()
 
 
+@pytest.fixture(scope="module")
+def segmenter():
+    return network(NAL).eval()
+
+
 @pytest.fixture
 def no_gradient():
     with torch.inference_mode():
@@ -165,7 +171,7 @@ def test_the_networks_of_the_paper():
     assert tuple(first.weight.shape) == tuple(third.weight.shape) == (21, 1024)
     assert all(p.requires_grad for p in first.parameters())
     with pytest.raises(WeaksegError, match="vgg16d"):
-        METHODS["nal"].build(20, BACKBONE)
+        replace(METHODS["nal"], freeze_bn=False).build(20, BACKBONE)
 
 
 # --- stage 1 ---
@@ -269,14 +275,15 @@ def test_one_map_a_box_and_one_of_background(classifier):
     torch.testing.assert_close(maps.scores[2], cam / (cam.max() + 1e-12), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.usefixtures("no_gradient")
-def test_overlapping_boxes_of_a_class_have_a_maximum_of_their_own_or_share_one(classifier):
-    photo = sample(labels=(3, 3))
-    own = BAP.score(classifier, photo)["full"].scores[1:].amax(dim=(1, 2))
-    shared = replace(BAP, maximum="class").score(classifier, photo)["full"].scores[1:].amax(dim=(1, 2))
+def test_overlapping_boxes_of_a_class_have_a_maximum_of_their_own_or_share_one():
+    g = torch.Generator().manual_seed(0)
+    f, weight = torch.rand(6, 5, 7, generator=g), torch.rand(CLASSES + 1, 6, generator=g)  # all activations above 0
+    boxes, labels = sample().boxes.as_subclass(torch.Tensor), torch.tensor([3, 3])
+    own = BAP.maps(f, weight, boxes, labels, (40, 56))[1:].amax(dim=(1, 2))
+    shared = replace(BAP, maximum="class").maps(f, weight, boxes, labels, (40, 56))[1:].amax(dim=(1, 2))
     assert own.tolist() == pytest.approx([1, 1], abs=1e-5)
-    assert float(shared.max()) == pytest.approx(1, abs=1e-5)
-    assert (shared <= own + 1e-6).all()
+    assert sorted(shared.tolist())[1] == pytest.approx(1, abs=1e-5)
+    assert sorted(shared.tolist())[0] < 0.999
 
 
 @pytest.mark.usefixtures("no_gradient")
@@ -393,15 +400,15 @@ def test_what_labels_lack_is_said(classifier):
 # --- stage 3 ---
 
 
-def test_the_cosine_classifier_has_directions_alone():
-    model = network(NAL).eval()
+@torch.no_grad()
+def test_the_cosine_classifier_has_directions_alone(segmenter):
+    model = copy.deepcopy(segmenter)
     images = batch().images
     logits, cosines = model(images, True)
     torch.testing.assert_close(logits, 20 * cosines)
     torch.testing.assert_close(model(images), logits)
     assert float(cosines.abs().max()) <= 1 + 1e-6
-    with torch.no_grad():
-        model.weight *= torch.tensor([[3.0], [0.1], [1.0], [7.0]])
+    model.weight *= torch.tensor([[3.0], [0.1], [1.0], [7.0]])
     torch.testing.assert_close(model(images), logits)
     dot = network(replace(NAL, classifier="dot")).eval()
     logits, cosines = dot(images, True)
@@ -422,14 +429,16 @@ def test_heads_on_any_backbone(head):
     assert all(p.grad is not None for p in model.parameters())
 
 
-def test_the_noise_aware_loss_pixel_by_pixel():
-    model, b = network(NAL).eval(), batch()
+def test_the_noise_aware_loss_pixel_by_pixel(segmenter):
+    b = batch(2, size=20)
+    b.seeds["crf"][:, :3], b.seeds["ret"][:, :3] = 255, 255
     with torch.no_grad():
-        losses = NAL.objective(model, b, STEP)
-        logits, cosines = (interpolate(x, (64, 64), mode="bilinear", align_corners=True) for x in model(b.images, True))
+        losses = NAL.objective(segmenter, b, STEP)
+        maps = segmenter(b.images, True)
+        logits, cosines = (interpolate(x, (20, 20), mode="bilinear", align_corners=True) for x in maps)
     p, d = logits.softmax(1).numpy(), 1 + cosines.numpy()
     sums, counts = np.zeros(2), np.zeros(2)
-    for n, y, x in np.ndindex(3, 64, 64):
+    for n, y, x in np.ndindex(2, 20, 20):
         c = int(b.seeds["crf"][n, y, x])
         if c == 255:
             continue
@@ -472,9 +481,9 @@ def test_missing_seeds_are_named():
 
 
 @pytest.mark.usefixtures("no_gradient")
-def test_prediction_is_the_softmax_of_mean_logits():
+def test_prediction_is_the_softmax_of_mean_logits(segmenter):
     method = replace(NAL, crf=None)
-    model, photo = network(method).eval(), sample(size=(40, 56))
+    model, photo = segmenter, sample(size=(40, 56))
     p = method.probabilities(model, photo)
     torch.testing.assert_close(p.sum(0), torch.ones(40, 56))
     assert torch.equal(method.predict(model, photo), p.argmax(0).to(torch.uint8))
@@ -496,8 +505,8 @@ def test_prediction_is_the_softmax_of_mean_logits():
 
 
 @pytest.mark.usefixtures("no_gradient")
-def test_the_confidence_map_is_one_where_the_network_agrees():
-    model, photo = network(NAL).eval(), sample()
+def test_the_confidence_map_is_one_where_the_network_agrees(segmenter):
+    model, photo = segmenter, sample()
     winner = replace(NAL, scales=(1.0,), flip=False, crf=None).predict(model, photo)
     own = NAL.confidence_map(model, replace(photo, seeds={"crf": tv_tensors.Mask(winner)}))
     torch.testing.assert_close(own, torch.ones(40, 56))

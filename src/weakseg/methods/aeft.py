@@ -33,6 +33,7 @@ from weakseg.ops.losses import multilabel_soft_margin
 from weakseg.ops.views import scaled_views
 from weakseg.types import (
     Augmentation,
+    AugmentationStep,
     Backbone,
     Batch,
     Flip,
@@ -220,6 +221,7 @@ class Aeft:
     # training, sec. 9.4 and 1.2
     crop: int = 320
     long_side: tuple[int, int] = (256, 512)
+    jitter: bool = True
     epochs: int = 18  # phase 1: classification alone
     batch_size: int = 8
     triplet_epochs: int = 22  # phase 2
@@ -245,8 +247,8 @@ class Aeft:
     @property
     def augmentation(self) -> Augmentation:
         """A long side, mirror, jitter of four photographs in five, padded crop."""
-        jitter = Jitter(0.4, 0.4, 0.4, 0.1, p=0.8)
-        return Augmentation((ResizeLong(*self.long_side), Flip(), jitter, Normalise(), PaddedCrop(self.crop)))
+        jitter: tuple[AugmentationStep, ...] = (Jitter(0.4, 0.4, 0.4, 0.1, p=0.8),) if self.jitter else ()
+        return Augmentation((ResizeLong(*self.long_side), Flip(), *jitter, Normalise(), PaddedCrop(self.crop)))
 
     @property
     def optimisation(self) -> Optimisation:

@@ -265,6 +265,7 @@ def test_the_published_constants():
     assert (PUBLISHED.rvmin_weight, PUBLISHED.er_weight, PUBLISHED.ecr_weight) == (1, 1, 1)
     assert (PUBLISHED.dropout, PUBLISHED.pooling, PUBLISHED.scales) == (0.5, "gap", (0.5, 1.0, 1.5, 2.0))
     assert replace(PUBLISHED, momentum=0.9).optimisation.momentum == 0.9
+    assert jitter not in METHODS["mobile"].augmentation.steps
 
 
 def test_roles_and_round_trip():

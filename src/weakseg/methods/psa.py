@@ -224,7 +224,10 @@ METHODS = {
     "psa": Psa(),
     "seam": Psa(lr=0.01, steps=64, alpha=6.0, shrink_radius=True),
     "aeft": Psa(lr=0.01, steps=64, alpha=19.0, shrink_radius=True),  # sec. 9.5; a CRF of one iteration follows
+    "mobile": Psa(  # no paper's: sized for ImageNet weights, photographs of 320 pixels and two CPU cores
+        crop=256, jitter=False, epochs=6, batch_size=16, lr=0.002, bias_factor=None, momentum=0.9, shrink_radius=True
+    ),
 }
 
-BACKBONES = dict.fromkeys(METHODS, "resnet38d")
+BACKBONES = {name: "resnet38d" for name in METHODS if name != "mobile"}
 """The network that these learning rates were published for."""

@@ -26,6 +26,7 @@ from weakseg.ops.pixel_correlation import replace_background, suppress_others
 from weakseg.ops.views import scaled_views
 from weakseg.types import (
     Augmentation,
+    AugmentationStep,
     Backbone,
     Batch,
     Flip,
@@ -104,10 +105,11 @@ def inference_normalise(maps: Tensor, eps: float = EPS) -> Tensor:
 
     Args:
         maps: float (K, H, W), sums over views.
-        eps: a map that is constant becomes about zero.
+        eps: guards the division.
 
     Returns:
-        float (K, H, W), at most 1. The lowest pixels, set to 0 before the minimum is subtracted, come out below 0.
+        float (K, H, W), at most 1. The lowest pixels, set to 0 before the minimum is subtracted, come out below 0, all
+        of them in a constant map; `Seam.score` makes them 0.
     """
     positive = maps.relu()
     low, high = positive.amin(dim=(-2, -1), keepdim=True), positive.amax(dim=(-2, -1), keepdim=True)
@@ -140,6 +142,7 @@ class Seam:
     # training, sec. 5 and 1.2
     crop: int = 448
     long_side: tuple[int, int] = (448, 768)
+    jitter: bool = True
     epochs: int = 8
     batch_size: int = 8
     lr: float = 0.01
@@ -167,8 +170,8 @@ class Seam:
     @property
     def augmentation(self) -> Augmentation:
         """Long side, mirror, jitter, normalising, padded crop."""
-        jitter = Jitter(0.3, 0.3, 0.3, 0.1)
-        return Augmentation((ResizeLong(*self.long_side), Flip(), jitter, Normalise(), PaddedCrop(self.crop)))
+        jitter: tuple[AugmentationStep, ...] = (Jitter(0.3, 0.3, 0.3, 0.1),) if self.jitter else ()
+        return Augmentation((ResizeLong(*self.long_side), Flip(), *jitter, Normalise(), PaddedCrop(self.crop)))
 
     @property
     def optimisation(self) -> Optimisation:
@@ -239,7 +242,24 @@ class Seam:
             yield merge_flip(maps) if self.flip else maps[0]
 
 
-METHODS = {"seam": Seam()}
+METHODS = {
+    "seam": Seam(),
+    "mobile": Seam(  # no paper's: sized as cam.mobile, for ImageNet weights and two CPU cores
+        view_scale=0.5,  # three tenths of 208 pixels would be 4 x 4 cells
+        crop=208,
+        long_side=(208, 320),
+        jitter=False,
+        epochs=4,
+        batch_size=16,
+        lr=0.001,
+        bias_factor=None,
+        momentum=0.9,
+        scales=(0.75, 1.0, 1.5),
+    ),
+}
 
 BACKBONES = {"seam": "resnet38d"}
 """The network that these learning rates were published for."""
+
+STUDIES = {"pooling": [{"pooling": "gap"}, {"pooling": "gpp"}]}  # AEFT's supplement, methods.md 9.2: 55.4 and 57.5
+"""Settings of a paper's table, each a training of its own: `weakseg sweep RECIPE --study pooling`."""

@@ -117,7 +117,7 @@ def test_every_published_network_is_one_that_there_is(data):
     built = {"resnet38d", "irn_resnet50", "vgg16d", "resnet101_caffe"}
     assert {methods.published_backbone(name) for name in shelf} <= built
     assert methods.published_backbone("labels.threshold") is None
-    with pytest.raises(WeaksegError, match="no method 'cm.resnet38'"):
+    with pytest.raises(WeaksegError, match=r"no method 'cm\.resnet38'"):
         methods.published_backbone("cm.resnet38")
 
 

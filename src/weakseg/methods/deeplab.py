@@ -165,7 +165,9 @@ class Segment:
             logits = interpolate(logits.float(), labels.shape[1:], mode="bilinear", align_corners=False)
         else:
             labels = resize_labels(labels, size)
-        return cross_entropy(logits, labels) if self.loss == "ce" else balanced_cross_entropy(logits, labels)
+        if self.loss == "ce":
+            return cross_entropy(logits, labels)
+        return balanced_cross_entropy(logits, labels, half=False)  # sec. 8.7: the sum of the two means
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,5 +29,8 @@ lint: setup
 test: setup  ## every test that needs no GPU and no internet; those on real photographs skip where the folder is absent
 	$(PY) -m pytest -q -n $(THREADS) -m "not gpu and not net"
 
+bench: setup  ## the speed table of benchmarks/results: about ten minutes on two idle cores
+	$(PY) benchmarks/run_all.py
+
 clean:
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache

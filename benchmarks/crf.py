@@ -1,34 +1,34 @@
 """DenseCRF against pydensecrf2, one thread each, in turns: the ratio of their times, and how far the two differ.
 
-    python benchmarks/crf.py --photos FOLDER --out benchmarks/results/crf.json
+    python benchmarks/crf.py
 
 Photographs are resized to 375x500, or tiled from four smaller ones (`tiled`: keeps the sharpness of the originals,
 hence more lattice points). The unaries are those of a blocky label map with confidence 0.7. Both tools build their
 lattices and iterate within the time; compiling and the position kernel's lattice, which does not depend on the
-photograph, are warmed up before.
+photograph, are warmed up before. One thread each is what one process a core comes to: the ratio is per core.
 """
 
-import argparse
-import json
-import platform
-import statistics
-import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import numba
 import numpy as np
 import pydensecrf.densecrf as densecrf
 import torch
+from materials import voc_folder
+from measuring import SIZE, arguments, check, row, save, summary
 from PIL import Image
 
 from weakseg.ops import crf
 
-HEIGHT, WIDTH = 375, 500
+HEIGHT, WIDTH = SIZE
+TARGETS = {"psa": 4.0}
+"""Times as fast as pydensecrf2 by recipe; 3 for those with more lattice points."""
 
 
 def photographs(folder: Path, count: int, tiled: bool) -> list[np.ndarray]:
-    files = sorted(folder.glob("*.jpg"))
+    files = sorted((voc_folder(folder) / "JPEGImages").glob("*.jpg"))
     chosen = files[:: max(1, len(files) // (4 * count))]
 
     def load(path: Path, size: tuple[int, int]) -> np.ndarray:
@@ -59,87 +59,67 @@ def theirs(image: np.ndarray, unary: np.ndarray, params: crf.CrfParams) -> np.nd
     return np.array(model.inference(params.iterations)).reshape(len(unary), HEIGHT, WIDTH)
 
 
-def timed(function, *arguments):
+def clocked(function: Callable[..., Any], *arguments: Any) -> tuple[float, float, Any]:
     """Seconds on the clock, seconds of this thread's processor time, and the result."""
     clock, processor_time = time.perf_counter(), time.thread_time()
     result = function(*arguments)
     return time.perf_counter() - clock, time.thread_time() - processor_time, result
 
 
-def compare(images: list[np.ndarray], name: str, labels: int, repeats: int) -> dict:
+def compare(images: list[np.ndarray], kind: str, name: str, labels: int, repeats: int) -> dict[str, Any]:
     params = crf.RECIPES[name]
-    ours, theirs_, mean, same = [], [], [], []
+    ours, peer, mean, same = [], [], [], []
     for k, image in enumerate(images * repeats):
         unary = blocky_unary(labels, k)
         planes = torch.from_numpy(image).permute(2, 0, 1).contiguous()
         flat = np.ascontiguousarray(unary.numpy().reshape(labels, -1))
         if k == 0:
             crf.dense_crf(planes, unary, params)
-        *seconds, p = timed(crf.dense_crf, planes, unary, params)
+        *seconds, p = clocked(crf.dense_crf, planes, unary, params)
         ours.append(seconds)
-        *seconds, q = timed(theirs, image, flat, params)
-        theirs_.append(seconds)
+        *seconds, q = clocked(theirs, image, flat, params)
+        peer.append(seconds)
         mean.append(float(np.abs(p.numpy() - q).mean()))
         same.append(float((p.numpy().argmax(0) == q.argmax(0)).mean()))
-    pairs = list(zip(ours, theirs_, strict=True))
-    return {
-        "recipe": name,
-        "labels": labels,
-        "ratio": summary([b[1] / a[1] for a, b in pairs]),  # of processor time: a busy machine disturbs it less
-        "ratio_clock": summary([b[0] / a[0] for a, b in pairs]),
-        "weakseg_ms": summary([1e3 * a[1] for a in ours]),
-        "pydensecrf2_ms": summary([1e3 * b[1] for b in theirs_]),
-        "mean_abs_difference": max(mean),
-        "argmax_equal": min(same),
-        "runs": len(pairs),
-    }
-
-
-def summary(values: list[float]) -> dict[str, float]:
-    return {key: round(f(values), 3) for key, f in (("median", statistics.median), ("min", min), ("max", max))}
-
-
-def commit() -> str:
-    done = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False)
-    return done.stdout.strip()
-
-
-def processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else ():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+    work = f"DenseCRF `{name}`, {labels} labels, {kind}"
+    check(work, max(mean), 1e-5)
+    check(f"{work}: pixels of another class", 1 - min(same), 1e-3)
+    pairs = list(zip(ours, peer, strict=True))
+    return row(
+        work,
+        "times as fast as pydensecrf2, processor time",  # which a busy machine disturbs less than the clock's
+        TARGETS.get(name, 3.0),
+        [b[1] / a[1] for a, b in pairs],
+        at_least=True,
+        recipe=name,
+        labels=labels,
+        photos=kind,
+        ratio_clock=summary([b[0] / a[0] for a, b in pairs]),
+        weakseg_ms=summary([1e3 * a[1] for a in ours]),
+        pydensecrf2_ms=summary([1e3 * b[1] for b in peer]),
+        mean_abs_difference=max(mean),
+        argmax_equal=min(same),
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--photos", type=Path, default=Path("../shared/data/voc-animals/JPEGImages"))
+    """Measure and write ``crf.json``."""
+    parser = arguments(__doc__ or "", repeats=1)
     parser.add_argument("--recipes", nargs="*", default=list(crf.RECIPES))
     parser.add_argument("--labels", nargs="*", type=int, default=[2, 3, 21])
     parser.add_argument("--images", type=int, default=3)
-    parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--kinds", nargs="*", default=["resized", "tiled"])
-    parser.add_argument("--out", type=Path, default=None)
+    parser.add_argument("--kinds", nargs="*", choices=["resized", "tiled"], default=["resized", "tiled"])
     options = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
     for kind in options.kinds:
         images = photographs(options.photos, options.images, kind == "tiled")
-        for name in options.recipes:
-            for labels in options.labels:
-                row = {"photos": kind, **compare(images, name, labels, options.repeats)}
-                rows.append(row)
-                print(
-                    f"{kind:8} {name:18} {labels:3} labels  {row['weakseg_ms']['median']:8.1f} ms  "
-                    f"{row['pydensecrf2_ms']['median']:8.1f} ms  x{row['ratio']['median']:.2f} "
-                    f"({row['ratio']['min']:.2f}-{row['ratio']['max']:.2f})  |dp| {row['mean_abs_difference']:.1e}  "
-                    f"argmax {row['argmax_equal']:.5f}",
-                    flush=True,
-                )
-    if options.out is not None:
-        head = {"size": [HEIGHT, WIDTH], "processor": processor(), "numba": numba.__version__, "commit": commit()}
-        options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps({**head, "rows": rows}, indent=1) + "\n")
+        rows += [
+            compare(images, kind, name, labels, options.repeats)
+            for name in options.recipes
+            for labels in options.labels
+        ]
+    save("crf", rows, options.out)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ class ToyData:
     def __init__(self, broken: str = "") -> None:
         self.broken = broken
 
-    def sample(self, id, *, truth=False, need_tags=True):
+    def sample(self, id, *, truth=False, need_tags=True, saliency=True):
         if id == self.broken:
             raise WeaksegError(f"{id}: the photograph is truncated")
         number = int(id.removeprefix("p"))

@@ -59,8 +59,8 @@ def keep_freed_memory() -> None:
     """Let glibc keep what tensors free instead of handing it back to the system after every layer.
 
     By default it maps each large block anew, and the system fills it with zeros page by page: a quarter of a training
-    step on the CPU (MobileNetV2, two cores). Nothing happens on other systems, nor where a ``MALLOC_`` variable says that
-    somebody has settings of their own.
+    step on the CPU (MobileNetV2, two cores). Nothing happens on other systems, nor where a ``MALLOC_`` variable says
+    that somebody has settings of their own.
     """
     if not sys.platform.startswith("linux") or any(name.startswith("MALLOC_") for name in os.environ):
         return

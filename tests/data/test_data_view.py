@@ -15,7 +15,7 @@ from weakseg.types import Sample, ScoreMap, WeaksegError
 class Photographs:
     """Stands for a data set: 4x6 photographs of any id."""
 
-    def sample(self, id, *, truth=False, need_tags=True):
+    def sample(self, id, *, truth=False, need_tags=True, saliency=True):
         mask = tv_tensors.Mask(torch.zeros(4, 6, dtype=torch.uint8)) if truth else None
         image = tv_tensors.Image(torch.zeros(3, 4, 6, dtype=torch.uint8))
         return Sample(id, image, torch.tensor([True, need_tags]), mask=mask)

@@ -166,7 +166,11 @@ def test_embedded_images_are_the_files(made):
 
 
 def test_a_ratio_is_no_percentage():
-    assert (number(0.4412, "mIoU"), number(1.77617, "FP / TP"), number(0.25, "plateau width")) == ("44.1", "1.78", "0.25")
+    assert (number(0.4412, "mIoU"), number(1.77617, "FP / TP"), number(0.25, "plateau width")) == (
+        "44.1",
+        "1.78",
+        "0.25",
+    )
 
 
 def test_the_headline_tells_mean_spread_and_what_used_the_truth(made):

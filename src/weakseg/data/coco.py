@@ -1,7 +1,7 @@
 """COCO instances JSON: boxes and tags at opening, polygons and run lengths only when the truth is asked for.
 
 The JSON comes from strangers: every type and key is looked at, file names must stay in their folder, and run lengths
-are decoded here after their sum is checked (the C decoder trusts them).
+are decoded by `data.runs` after their sum is checked.
 """
 
 import gc
@@ -22,6 +22,7 @@ from weakseg.data.images import PHOTO_SUFFIXES
 from weakseg.data.index import Files, Index, Objects, first_folder, visible
 from weakseg.data.instances import TrueInstances, true_instances
 from weakseg.data.lists import escapes, find_lists, stem_of
+from weakseg.data.runs import decode_runs
 from weakseg.types import IGNORE, LabelMap, WeaksegError
 
 
@@ -179,7 +180,7 @@ def rasterise(shape: Any, size: tuple[int, int]) -> np.ndarray:
     """
     height, width = size
     if isinstance(shape, dict):
-        return _decode_rle(shape, size)
+        return decode_runs(shape, size)
     if not isinstance(shape, list) or not all(isinstance(ring, list) for ring in shape):
         raise WeaksegError("neither polygons nor run lengths")
     rings = []
@@ -200,40 +201,6 @@ def rasterise(shape: Any, size: tuple[int, int]) -> np.ndarray:
 def _outline(bbox: list[float]) -> list[list[float]]:
     x, y, w, h = bbox
     return [[x, y, x + w, y, x + w, y + h, x, y + h]]
-
-
-def _decode_rle(shape: dict[str, Any], size: tuple[int, int]) -> np.ndarray:
-    """Run lengths, column by column, starting with outside."""
-    if shape.get("size") != list(size):
-        raise WeaksegError(f"run lengths for size {shape.get('size')}, the photograph is {list(size)} (height, width)")
-    counts = shape.get("counts")
-    runs = _unpack(counts) if isinstance(counts, str) else counts
-    if not isinstance(runs, list) or not all(type(n) is int and n >= 0 for n in runs) or sum(runs) != size[0] * size[1]:
-        raise WeaksegError("run lengths do not add up to the photograph")
-    inside = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
-    return inside.reshape(size, order="F")
-
-
-def _unpack(text: str) -> list[int]:
-    """COCO's compressed run lengths: 5 bits a character from '0' on, the sixth says that more follow.
-
-    From the fourth number on each stands for its difference to the one two before.
-    """
-    runs: list[int] = []
-    value = shift = 0
-    for character in text:
-        bits = ord(character) - 48
-        if not 0 <= bits < 64:
-            raise WeaksegError("compressed run lengths hold a foreign character")
-        value |= (bits & 31) << shift
-        shift += 5
-        if bits & 32:
-            continue
-        if bits & 16:
-            value -= 1 << shift
-        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-        value = shift = 0
-    return runs
 
 
 # --- opening ---

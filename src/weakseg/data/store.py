@@ -19,7 +19,6 @@ import safetensors
 import safetensors.torch
 import torch
 from PIL import Image
-from pycocotools import mask as coco_mask
 from torch import Tensor
 
 from weakseg.data import _scoremaps
@@ -36,7 +35,8 @@ from weakseg.data._files import (
     write_json,
     write_text,
 )
-from weakseg.types import Instances, LabelMap, Outputs, ScoreMap, WeaksegError, check_label_map
+from weakseg.data.runs import decode_runs, encode_runs
+from weakseg.types import MAX_CLASSES, Instances, LabelMap, Outputs, ScoreMap, WeaksegError, check_label_map
 
 __all__ = [
     "SCORES_FOLDER",
@@ -176,9 +176,8 @@ def write_instances(path: Path, instances: Instances, id: str) -> None:
     lengths, ``size`` = [H, W]).
     """
     entries = []
-    masks = instances.masks.detach().cpu().numpy().astype(np.uint8)
+    masks = instances.masks.detach().cpu().numpy()
     for mask, label, score, box in zip(masks, instances.labels, instances.scores, instances.boxes, strict=True):
-        runs = coco_mask.encode(np.asfortranarray(mask))
         x0, y0, x1, y1 = box.tolist()
         entries.append(
             {
@@ -186,29 +185,37 @@ def write_instances(path: Path, instances: Instances, id: str) -> None:
                 "category_id": int(label),
                 "score": float(score),
                 "bbox": [x0, y0, x1 - x0, y1 - y0],
-                "segmentation": {"size": [int(n) for n in runs["size"]], "counts": runs["counts"].decode("ascii")},
+                "segmentation": encode_runs(mask),
             }
         )
     write_json(path, {"image_id": id, "size": list(instances.masks.shape[1:]), "instances": entries})
 
 
 def read_instances(path: Path) -> Instances:
-    """The instances of a file that `write_instances` made; raises WeaksegError if it is missing or damaged."""
+    """The instances of a file that `write_instances` made, or somebody else in the same form.
+
+    Raises:
+        WeaksegError: the file is missing or damaged, run lengths are not of its size, or a number makes no sense.
+    """
     content = read_json(path)
     try:
         height, width = (int(n) for n in content["size"])
         entries = content["instances"]
-        masks = torch.zeros(len(entries), height, width, dtype=torch.bool)
-        for mask, entry in zip(masks, entries, strict=True):
-            mask.copy_(torch.from_numpy(coco_mask.decode(entry["segmentation"]).astype(bool)))
+        if not all(1 <= entry["category_id"] <= MAX_CLASSES for entry in entries):
+            raise ValueError(f"class ids are 1..{MAX_CLASSES}")
         corners = [[x, y, x + w, y + h] for x, y, w, h in (entry["bbox"] for entry in entries)]
+        boxes = torch.tensor(corners, dtype=torch.float32).reshape(-1, 4)
+        scores = torch.tensor([entry["score"] for entry in entries], dtype=torch.float32)
+        if not bool(boxes.isfinite().all() and scores.isfinite().all()):
+            raise ValueError("a box or score is no number")
+        masks = [torch.from_numpy(decode_runs(entry["segmentation"], (height, width))) for entry in entries]
         return Instances(
-            masks=masks,
+            masks=torch.stack(masks) if masks else torch.zeros(0, height, width, dtype=torch.bool),
             labels=torch.tensor([entry["category_id"] for entry in entries], dtype=torch.int64),
-            scores=torch.tensor([entry["score"] for entry in entries], dtype=torch.float32),
-            boxes=torch.tensor(corners, dtype=torch.float32).reshape(-1, 4),
+            scores=scores,
+            boxes=boxes,
         )
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
         raise damaged(path, "file of instances", error) from error
 
 

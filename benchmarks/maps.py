@@ -55,8 +55,8 @@ def plain(model: CamNet, path: Path, tags: Tensor, out: Path) -> dict[str, np.nd
     height, width = read_image(path).shape[1:]
     large = -(-height // 16) * 16, -(-width // 16) * 16
     small = -(-height // 4), -(-width // 4)
-    full, strided = torch.zeros(len(tags), *large), torch.zeros(len(tags), *small)
     weight = model.classifier.weight
+    full, strided = torch.zeros(len(weight), *large), torch.zeros(len(weight), *small)
     for view in views_of(model, path):
         for k, image in enumerate(view):  # one view at a time
             features = model.backbone(image[None])[-1]

@@ -1,6 +1,7 @@
 """What every benchmark shares: seconds in turns, summaries of ratios, rows of the table, and their file."""
 
 import argparse
+import ctypes
 import json
 import platform
 import statistics
@@ -119,6 +120,9 @@ class PeakMemory:
 
     def __enter__(self) -> "PeakMemory":
         self.bytes = 0
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+        if trim is not None:
+            trim(0)  # else what was freed before serves again and is not seen
         clear = Path("/proc/self/clear_refs")
         if clear.exists():
             clear.write_text("5")  # the peak starts from here

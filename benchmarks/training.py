@@ -126,7 +126,8 @@ def main() -> None:
         folder = materials.enlarged(options.photos, Path(place, "data"), 16)
         dataset = open_dataset(folder)
         store = Store(folder, ("SegmentationClass",))  # AMN's seeds: any label maps take as long
-        views = {name: View(dataset, dataset.ids) for name in options.methods}
+        ids = dataset.ids * (1 + BATCH * options.repeats // 8)  # no epoch, and no checkpoint, ends within the run
+        views = {name: View(dataset, ids) for name in options.methods}
         if "amn" in views:
             views["amn"] = dataclasses.replace(views["amn"], seeds={"refined": (store, "SegmentationClass")})
         backbones = {name: materials.mobile_backbone(8 if name == "bana.bap" else 16) for name in views}

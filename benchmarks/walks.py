@@ -17,6 +17,7 @@ from measuring import PeakMemory, arguments, check, in_turns, row, save, timed
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
+from weakseg._devices import keep_freed_memory
 from weakseg.ops.affinity import pair_offsets, walk_affinity
 from weakseg.ops.psa_affinity import feature_walk_affinity
 from weakseg.ops.random_walk import Transition, random_walk, transition
@@ -55,9 +56,9 @@ def irn(photo: Tensor, repeats: int) -> list[dict]:
     def ours() -> Tensor:
         return random_walk(scores, transition(affinity, pair_offsets(RADIUS), beta=10), STEPS)
 
-    result, seconds = ours(), [s for (s,) in in_turns(ours, repeats=repeats)]
-    with PeakMemory() as small:
-        ours()
+    with PeakMemory() as small:  # PSA's walk has compiled the kernel
+        result = ours()
+    seconds = [s for (s,) in in_turns(ours, repeats=repeats)]
     matrix = sparse(transition(affinity, pair_offsets(RADIUS), beta=10))
     exact = scores.double().flatten(1).numpy()
     for _ in range(STEPS):
@@ -120,6 +121,7 @@ def main() -> None:
     """Measure and write ``walks.json``."""
     options = arguments(__doc__ or "").parse_args()
     torch.set_num_threads(options.threads)
+    keep_freed_memory()
     photo = photographs(options.photos, 1)[0]
     rows = [psa(photo, options.repeats, live) for live in (21, 3)]
     save("walks", [*irn(photo, options.repeats), *rows], options.out)

@@ -216,6 +216,25 @@ def coco_files(root: Path) -> list[Path]:
     return []
 
 
+class CocoNumbers(NamedTuple):
+    """A file's own numbering: image ids by stem, category ids by name."""
+
+    images: dict[str, int | str]
+    categories: dict[str, int]
+
+
+def coco_numbers(root: Path) -> CocoNumbers:
+    """The ids that the JSON files of a COCO layout use; where files repeat an image or a category the first counts."""
+    found = CocoNumbers({}, {})
+    for path in coco_files(root):
+        content = _load(path, shapes=False)
+        for number, stem in _images(content, path, []).items():
+            found.images.setdefault(stem, number)
+        for number, name in _categories(content, path, []).items():
+            found.categories.setdefault(name, number)
+    return found
+
+
 def index_coco(root: Path) -> Index:
     """What a COCO layout holds: instances*.json, a folder of photographs, optional saliency and masks by stem."""
     paths = coco_files(root)

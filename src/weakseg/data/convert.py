@@ -17,8 +17,10 @@ from torch import Tensor
 from weakseg._words import near
 from weakseg.data.dataset import LAYOUTS, Dataset, open_dataset
 from weakseg.data.images import image_size
+from weakseg.data.instances import objects_of_boxes
 from weakseg.data.lists import VOC_CLASSES, read_classes
 from weakseg.data.npy import read_label_dict, voc_id
+from weakseg.data.runs import encode_runs
 from weakseg.data.store import read_bytes, write_bytes, write_json, write_label_map, write_text
 from weakseg.types import WeaksegError
 
@@ -42,7 +44,7 @@ def convert(
     """Write a data set in another layout; or a ``cls_labels.npy`` as tags.csv.
 
     Boxes become VOC XML (``voc``) or COCO JSON (``coco``: instances.json, ``folder``: boxes.json). True masks become
-    palette PNGs; which instance a pixel belongs to is not kept.
+    palette PNGs. Which instance a pixel belongs to is kept in COCO's layout alone, as the segmentation of its box.
 
     Args:
         path: a data set's folder, or a ``.npy`` file of labels.
@@ -81,7 +83,8 @@ def convert(
         elif boxes is not None or to == "coco":
             name = dataset.image_path(id).name
             images.append({"id": done, "file_name": name, "width": width, "height": height})
-            annotations += _coco_boxes(boxes, done, len(annotations) + 1)
+            found = _coco_boxes(boxes, done, len(annotations) + 1)
+            annotations += _with_shapes(found, dataset, id, boxes) if to == "coco" else found
         if tick is not None:
             tick(done, len(dataset.ids))
     if to != "voc" and images:
@@ -148,6 +151,20 @@ def _coco_boxes(boxes: tuple[Tensor, Tensor] | None, image: int, first: int) -> 
         own = {"id": first + len(found), "image_id": image, "category_id": k}
         found.append({**own, "bbox": bbox, "area": area, "iscrowd": 0})
     return found
+
+
+def _with_shapes(
+    entries: list[dict[str, Any]], dataset: Dataset, id: str, boxes: tuple[Tensor, Tensor] | None
+) -> list[dict[str, Any]]:
+    """The entries with the run lengths and the area of the true object that each box was drawn around."""
+    true = dataset.instances(id) if boxes is not None else None
+    if true is None or boxes is None:
+        return entries
+    for entry, k in zip(entries, objects_of_boxes(*boxes, true), strict=True):
+        if k is not None:
+            mask = true.instances.masks[k].numpy()
+            entry |= {"area": int(mask.sum()), "segmentation": encode_runs(mask)}
+    return entries
 
 
 def _short(value: float) -> int | float:

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torchvision.ops import box_iou
 
 from weakseg.ops.instances import mask_boxes
 from weakseg.types import BACKGROUND, IGNORE, Instances, LabelMap, WeaksegError
@@ -60,3 +61,24 @@ def from_object_map(objects: LabelMap, labels: LabelMap) -> TrueInstances:
             raise WeaksegError(f"object {number} covers no pixel of a class; mend one of the two maps")
         classes.append(int(counts.argmax()))
     return true_instances(inside, classes)
+
+
+def objects_of_boxes(boxes: Tensor, labels: Tensor, true: TrueInstances, least: float = 0.5) -> list[int | None]:
+    """Which true object each box was drawn around: of its class, the one whose own box it overlaps most.
+
+    Args:
+        boxes: float (K, 4), XYXY pixels, half-open.
+        labels: int (K,), ids 1..C.
+        true: the objects of the photograph; crowds are nobody's.
+        least: smallest IoU of the two boxes.
+
+    Returns:
+        the object's index for each box, or None; each object is given once, to the best box first.
+    """
+    possible = (labels[:, None] == true.instances.labels[None]) & ~true.crowd[None]
+    overlap = torch.where(possible, box_iou(boxes.float(), true.instances.boxes), 0.0)
+    found: list[int | None] = [None] * len(boxes)
+    while overlap.numel() and float(overlap.max()) >= least:
+        k, n = divmod(int(overlap.argmax()), overlap.shape[1])
+        found[k], overlap[k], overlap[:, n] = n, 0.0, 0.0
+    return found

@@ -9,7 +9,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from weakseg.data.store import read_json, write_json
+from weakseg.data.coco_write import write_coco_instances
+from weakseg.data.store import Store, read_json, write_json
 from weakseg.evaluate.health import check_masks, check_predictions, mask_stats
 from weakseg.infer import resolve_device
 from weakseg.pipeline.circumstances import circumstances
@@ -17,7 +18,10 @@ from weakseg.pipeline.files import link_masks
 from weakseg.pipeline.plan import Lists, Planned, digest, weights_hash
 from weakseg.pipeline.recipe import Recipe, constants
 from weakseg.pipeline.run import Chain
-from weakseg.types import LABELS
+from weakseg.types import LABELS, Instances, WeaksegError
+
+INSTANCES, RELIABLE = "instances", "reliable"
+"""Keys of a step's instances, and of a label map that is 255 where they are unreliable."""
 
 PACKAGES = ("weakseg", "torch", "torchvision", "timm", "accelerate", "numba", "numpy", "pillow")
 
@@ -115,7 +119,7 @@ def health(chain: Chain, planned: Planned) -> list[dict[str, Any]]:
     found: list[Any] = []
     if planned.step.evaluates:
         found = read_json(planned.folder / "result.json")["findings"]
-    elif hasattr(planned.step.method, "predict"):
+    elif hasattr(planned.step.method, "predict") and LABELS in planned.step.writes:
         found = check_predictions(_stats(chain, planned, tags=False))
     elif LABELS in planned.step.writes and "tags" in chain.dataset.has:
         found = check_masks(_stats(chain, planned, tags=True))
@@ -135,11 +139,31 @@ def _stats(chain: Chain, planned: Planned, *, tags: bool) -> Any:
 
 
 def link_outputs(recipe: Recipe, chain: Chain, out: Path) -> None:
-    """``labels/*.png`` with previews and ``predictions/*.png``: the maps people came for, under one name."""
+    """What people came for under one name: ``labels/*.png`` with previews, ``predictions/*.png``, ``instances/*.json``.
+
+    Each step that makes instances has one COCO JSON.
+    """
     for role, folder in ((recipe.labels, out / "labels"), (recipe.predictions, out / "predictions")):
         if role is None or role not in chain.steps:
             continue
         link_masks(chain.steps[role], folder)
+    for planned in chain.steps.values():
+        if INSTANCES in planned.step.writes and not planned.step.evaluates:
+            write_instances_json(chain, planned, out / INSTANCES / f"{INSTANCES}_{planned.name}.json")
+
+
+def write_instances_json(chain: Chain, planned: Planned, path: Path) -> int:
+    """The instances of a step as one COCO JSON, with the pixels that its ``reliable`` map doubts; returns how many."""
+    store = planned.store
+    doubts = (lambda id: store.labels(id, RELIABLE)) if RELIABLE in planned.step.writes else None
+    return write_coco_instances(path, chain.dataset, planned.ids, lambda id: _instances(store, id), doubts)
+
+
+def _instances(store: Store, id: str) -> Instances:
+    found = store.read(id, INSTANCES)
+    if not isinstance(found, Instances):
+        raise WeaksegError(f"{store.folder} holds {store.kind(INSTANCES)} under {INSTANCES!r}; instances were wanted")
+    return found
 
 
 def report_data(

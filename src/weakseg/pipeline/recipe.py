@@ -183,7 +183,7 @@ def parse_recipe(text: str, name: str) -> Recipe:
 
 
 def override(recipe: Recipe, settings: Sequence[str] | Mapping[str, Any]) -> Recipe:
-    """The recipe with ``step.key=value`` settings: constants of a step's method, its `folder`, or ``backbone.key``.
+    """The recipe with ``step.key=value`` settings: a step's constants, `folder`, `fitted`, or ``backbone.key``.
 
     Args:
         recipe: what to change.
@@ -203,8 +203,8 @@ def override(recipe: Recipe, settings: Sequence[str] | Mapping[str, Any]) -> Rec
         elif step not in steps:
             known = [*steps, "backbone"]
             raise WeaksegError(f"--set {target}: the recipe has no step {step!r}{near(step, known, or_all=True)}")
-        elif key == "folder":
-            steps[step] = steps[step].model_copy(update={"folder": str(value)})
+        elif key in ("folder", "fitted"):
+            steps[step] = steps[step].model_copy(update={key: str(value)})
         else:
             steps[step] = steps[step].model_copy(update={"set": {**steps[step].set, key: value}})
     return recipe.model_copy(update={"steps": tuple(steps.values()), "backbone": backbone})

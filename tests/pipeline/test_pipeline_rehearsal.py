@@ -114,7 +114,7 @@ def test_a_rate_of_ones_own_the_papers_network_and_fitted_or_done_steps_are_sile
 def test_every_published_network_is_one_that_there_is(data):
     shelf = [name for name in methods.names() if methods.published_backbone(name)]
     assert {"cam.resnet38", "cam.resnet50", "eps.voc", "eps.coco", "amn.amn", "irn.irn"} <= set(shelf)
-    built = {"resnet38d", "irn_resnet50", "vgg16d", "resnet101_caffe"}
+    built = {"resnet38d", "irn_resnet50", "vgg16d", "resnet101_caffe", "resnet50"}
     assert {methods.published_backbone(name) for name in shelf} <= built
     assert methods.published_backbone("labels.threshold") is None
     with pytest.raises(WeaksegError, match=r"no method 'cm\.resnet38'"):

@@ -1,7 +1,7 @@
 """Mask R-CNN trained on boxes and the label maps made from them, its mask loss over the reliable pixels alone.
 
 He et al., ICCV 2017, https://arxiv.org/abs/1703.06870, as Oh, Kim and Ham use it (BANA, CVPR 2021,
-https://arxiv.org/abs/2104.00905, sec. 4.2 and Table 6; methods.md 7.5 and 7.6): its loss is binary for each class, which
+https://arxiv.org/abs/2104.00905, sec. 4.2, Table 6; methods.md 7.5 and 7.6): its loss is binary for each class, which
 leaves no correlation map for a noise-aware one; "we thus compute the loss for the regions S only". Supervision: boxes.
 To reach on COCO test: 22.2 AP (47.1 AP50) from two label maps, 20.7 from Y_crf alone, 17.5 from Y_ret; 35.7 from true
 masks. Its backbone and schedule there are not told; these are ResNet50 with a feature pyramid and the usual "1x".
@@ -180,5 +180,5 @@ METHODS = {
     ),
 }
 
-BACKBONES = {"resnet50": "resnet50", "mobile": "mobilenetv2_100"}
-"""The networks that these learning rates are meant for; with output stride 32."""
+BACKBONES = {"resnet50": "resnet50"}
+"""The network that these learning rates are meant for; with output stride 32."""

@@ -44,7 +44,12 @@ def test_one_label_map_stands_for_both_and_scores_can_be_equal():
     assert torch.equal(made["instances"].masks, made["retrieved"].masks)
     assert made["instances"].scores.tolist() == [1.0, 1.0]
     assert torch.equal(made["reliable"], CRF)
-    assert BoxInstances(score="one").refine(None, sample(BOXES, IDS, crf=CRF, ret=RET))["instances"].scores.eq(1).all()
+    assert (
+        BoxInstances(confidence="one")
+        .refine(None, sample(BOXES, IDS, crf=CRF, ret=RET))["instances"]
+        .scores.eq(1)
+        .all()
+    )
 
 
 def test_a_box_without_a_pixel_of_its_class_is_filled_and_unreliable():

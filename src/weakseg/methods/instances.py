@@ -34,7 +34,7 @@ class BoxInstances:
 
     split: bool = True  # a pixel that boxes of one class share goes to the smallest; False: to all
     fill_empty: bool = True  # a box without a pixel of its class is filled; False: the mask stays empty
-    score: Literal["agreement", "one"] = "agreement"  # IoU of the box's two masks: AP wants an order
+    confidence: Literal["agreement", "one"] = "agreement"  # IoU of the box's two masks: AP wants an order
 
     def refine(self, model: None, sample: Sample) -> Outputs:
         """``instances`` of Y_crf, ``retrieved`` of Y_ret, and ``reliable``: Y_crf where both agree, 255 elsewhere.
@@ -46,7 +46,7 @@ class BoxInstances:
         crf, retrieved = label_maps(sample)
         boxes, ids = sample.boxes.as_subclass(Tensor), sample.box_labels
         first, second = (self.masks(labels, boxes, ids) for labels in (crf, retrieved))
-        scores = mask_agreement(first, second) if self.score == "agreement" else torch.ones(len(boxes))
+        scores = mask_agreement(first, second) if self.confidence == "agreement" else torch.ones(len(boxes))
         reliable = reliable_labels(crf, retrieved)
         if self.fill_empty:
             (first, empty), (second, _) = with_empty_filled(first, boxes), with_empty_filled(second, boxes)

@@ -35,6 +35,7 @@ from weakseg.data._files import (
     write_json,
     write_text,
 )
+from weakseg.data._png import plain_indices
 from weakseg.data.runs import decode_runs, encode_runs
 from weakseg.types import MAX_CLASSES, Instances, LabelMap, Outputs, ScoreMap, WeaksegError, check_label_map
 
@@ -116,9 +117,11 @@ def read_label_map(path: Path, size: tuple[int, int] | None = None) -> LabelMap:
         WeaksegError: the file is missing, damaged, in colour, or not of `size` = (H, W).
     """
     data = read_bytes(path)
+    mode, array = "P", plain_indices(data)
     try:
-        with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
-            mode, array = image.mode, np.array(image)
+        if array is None:
+            with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+                mode, array = image.mode, np.array(image)
     except (*_scoremaps.DAMAGE, SyntaxError, Image.DecompressionBombError) as error:
         raise damaged(path, "PNG label map", error) from error
     if mode not in ("P", "L"):

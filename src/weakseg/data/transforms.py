@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as TF
 
 from weakseg.ops.image import Mode, resize_image, resize_labels, resize_saliency
+from weakseg.ops.jitter import adjust_hue
 from weakseg.types import (
     IGNORE,
     Augmentation,
@@ -161,7 +162,7 @@ def _jitter(step: Jitter, pixels: Pixels, generator: torch.Generator) -> Pixels:
         TF.adjust_brightness,
         TF.adjust_contrast,
         TF.adjust_saturation,
-        TF.adjust_hue,
+        adjust_hue,
     ]
     widths, image = (step.brightness, step.contrast, step.saturation, step.hue), pixels.image
     for k in order:

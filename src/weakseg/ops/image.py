@@ -117,7 +117,9 @@ def resize_image(image: Tensor, size: tuple[int, int], mode: Mode = "bicubic") -
         raise ValueError(f"resizing wants uint8 levels 0-255; got {image.dtype}; resize before normalising")
     levels = image.detach().cpu().contiguous().numpy().reshape(-1, *image.shape[-2:])
     if size[1] != levels.shape[2]:
-        levels = _along_rows(levels, *_weights(levels.shape[2], size[1], mode))
+        turned = np.ascontiguousarray(levels.transpose(0, 2, 1))  # down the columns whole rows go in vectors
+        turned = _along_columns(turned, *_weights(levels.shape[2], size[1], mode))
+        levels = np.ascontiguousarray(turned.transpose(0, 2, 1))
     if size[0] != levels.shape[1]:
         levels = _along_columns(levels, *_weights(levels.shape[1], size[0], mode))
     resized = torch.from_numpy(levels).reshape(*image.shape[:-2], *size)
@@ -183,27 +185,6 @@ def _weights(n: int, m: int, mode: Mode) -> tuple[NDArray[np.int64], NDArray[np.
     weights = filter_(np.abs(source - centre[:, None] + 0.5) / stretch) * (source < last[:, None])
     weights *= (1 << _BITS) / weights.sum(1, keepdims=True)
     return first, np.trunc(weights + np.copysign(0.5, weights)).astype(np.int32)
-
-
-@njit(cache=True, nogil=True)
-def _along_rows(
-    levels: NDArray[np.uint8], first: NDArray[np.int64], weights: NDArray[np.int32]
-) -> NDArray[np.uint8]:  # pragma: no cover - compiled
-    """uint8 (N, H, W) -> (N, H, m)."""
-    n, height, width = levels.shape
-    m, taps = weights.shape
-    out = np.empty((n, height, m), np.uint8)
-    for c in range(n):
-        for y in range(height):
-            row = levels[c, y]
-            for i in range(m):
-                total = np.int32(1 << (_BITS - 1))
-                low = first[i]
-                for k in range(min(taps, width - low)):
-                    total += np.int32(row[low + k]) * weights[i, k]
-                level = total >> _BITS
-                out[c, y, i] = 0 if level < 0 else 255 if level > 255 else level
-    return out
 
 
 @njit(cache=True, nogil=True)

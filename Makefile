@@ -12,6 +12,7 @@ $(STAMP): pyproject.toml constraints.txt
 	test -x $(PY) || python3 -m venv .venv
 	$(PY) -m pip install --quiet --upgrade uv
 	.venv/bin/uv pip install --quiet --python $(PY) --constraint constraints.txt --editable ".[dev]"
+	.venv/bin/weakseg doctor  # compiles the kernels, once
 	touch $(STAMP)
 
 demo: setup  ## tags -> seeds -> masks -> network on the embedded data set

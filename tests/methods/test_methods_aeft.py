@@ -2,14 +2,16 @@
 
 import json
 from dataclasses import asdict, replace
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from torch.nn.functional import binary_cross_entropy_with_logits, interpolate
-from torchvision import tv_tensors
 
+import toy_photographs
+from toy_photographs import sample
 from weakseg._optimisation import make_plan, parameter_groups
 from weakseg.methods import load
 from weakseg.methods.aeft import (
@@ -26,14 +28,12 @@ from weakseg.methods.aeft import (
 from weakseg.pipeline.recipe import configure
 from weakseg.types import (
     Backbone,
-    Batch,
     Flip,
     Jitter,
     Localizer,
     Normalise,
     PaddedCrop,
     ResizeLong,
-    Sample,
     Step,
     WeaksegError,
 )
@@ -58,18 +58,7 @@ def row(*values, dtype=torch.float32):
     return torch.tensor(values, dtype=dtype).view(1, 1, 1, -1)
 
 
-def sample(tags=(False, True, True), size=(50, 70), seed=0) -> Sample:
-    g = torch.Generator().manual_seed(seed)
-    coarse = torch.randint(0, 256, (1, 3, 5, 7), generator=g).float()
-    image = interpolate(coarse, size, mode="bicubic").clamp(0, 255).to(torch.uint8)[0]
-    return Sample("a", tv_tensors.Image(image), torch.tensor(tags))
-
-
-def batch(count=6, classes=3, size=64, seed=0) -> Batch:
-    g = torch.Generator().manual_seed(seed)
-    tags = torch.eye(classes)[torch.arange(count) % classes]
-    images = torch.randn(count, 3, size, size, generator=g) * 0.3 + tags[:, :3, None, None]
-    return Batch(tuple(map(str, range(count))), images, tags, torch.ones(count, 1, size, size, dtype=torch.bool))
+batch = partial(toy_photographs.batch, count=6)
 
 
 def network(method=TINY, classes=3):

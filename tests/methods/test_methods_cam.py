@@ -1,7 +1,6 @@
 """CAM: the two published set-ups, their training step and their maps against a written-out reference."""
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -11,38 +10,23 @@ from PIL import Image
 from torch.nn.functional import interpolate
 from torchvision import tv_tensors
 
+from toy_photographs import assert_threads_may_share, batch, sample
 from weakseg.methods.cam import METHODS, Cam
 from weakseg.models.backbones import batch_norms, build_backbone
 from weakseg.types import (
     Backbone,
-    Batch,
     Flip,
     Jitter,
     Localizer,
     Normalise,
     PaddedCrop,
     ResizeLong,
-    Sample,
     Step,
     deciding_constants,
 )
 
 BACKBONE = Backbone("resnet10t", weights=None)
 TINY = replace(METHODS["resnet50"], freeze_bn=False, freeze_stem=False, detach_stage2=False, scales=(1.0, 0.5))
-
-
-def sample(tags=(False, True, True), size=(50, 70), seed=0) -> Sample:
-    g = torch.Generator().manual_seed(seed)
-    coarse = torch.randint(0, 256, (1, 3, 5, 7), generator=g).float()
-    image = interpolate(coarse, size, mode="bicubic").clamp(0, 255).to(torch.uint8)[0]
-    return Sample("a", tv_tensors.Image(image), torch.tensor(tags))
-
-
-def batch(count=4, classes=3, size=64, seed=0) -> Batch:
-    g = torch.Generator().manual_seed(seed)
-    tags = torch.eye(classes)[torch.arange(count) % classes]
-    images = torch.randn(count, 3, size, size, generator=g) * 0.3 + tags[:, :3, None, None]
-    return Batch(tuple(map(str, range(count))), images, tags, torch.ones(count, 1, size, size, dtype=torch.bool))
 
 
 def network(method=TINY, classes=3):
@@ -277,20 +261,5 @@ def test_the_mean_needs_no_pooling_of_its_own():
 
 
 def test_threads_share_a_network_that_scoring_leaves_alone(monkeypatch):
-    """Maps of several photographs at once are those of one after another, and nothing is written into the modules."""
-    model = network().eval()
     photos = [sample(tags=(k % 2 == 0, True, k % 3 == 0), seed=k) for k in range(8)]
-
-    def refuse(*arguments):
-        raise AssertionError(f"scoring writes into the network: {arguments[1:]}")
-
-    def score(photo):
-        with torch.inference_mode():
-            return TINY.score(model, photo)["full"].scores
-
-    alone = [score(photo) for photo in photos]
-    with monkeypatch.context() as patched, ThreadPoolExecutor(4) as pool:
-        patched.setattr(torch.nn.Module, "__setattr__", refuse)
-        patched.setattr(torch.nn.Module, "register_forward_hook", refuse)
-        for one, other in zip(alone, pool.map(score, photos), strict=True):
-            torch.testing.assert_close(one, other)
+    assert_threads_may_share(TINY, network().eval(), photos, monkeypatch)

@@ -1,7 +1,6 @@
 """EPS: every equation on hand-worked cases, its selection, its gradient, its maps and its constants."""
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -11,6 +10,8 @@ from PIL import Image
 from torch.nn.functional import interpolate, multilabel_soft_margin_loss
 from torchvision import tv_tensors
 
+import toy_photographs
+from toy_photographs import assert_threads_may_share
 from weakseg.data.transforms import build
 from weakseg.evaluate.saliency import map_selection
 from weakseg.methods import load
@@ -51,11 +52,9 @@ STEP = Step(0, 0, 1)
 
 
 def sample(tags=(False, True, True), size=(50, 70), seed=0) -> Sample:
-    g = torch.Generator().manual_seed(seed)
-    coarse = torch.randint(0, 256, (1, 3, 5, 7), generator=g).float()
-    image = interpolate(coarse, size, mode="bicubic").clamp(0, 255).to(torch.uint8)[0]
-    saliency = tv_tensors.Mask((image.float().mean(0, keepdim=True) / 255 > 0.5).float())
-    return Sample("a", tv_tensors.Image(image), torch.tensor(tags), saliency=saliency)
+    photo = toy_photographs.sample(tags, size, seed)
+    saliency = tv_tensors.Mask((photo.image.float().mean(0, keepdim=True) / 255 > 0.5).float())
+    return replace(photo, saliency=saliency)
 
 
 def batch(count=4, classes=3, size=64, seed=0) -> Batch:
@@ -488,20 +487,5 @@ def test_gated_pyramid_pooling_of_the_foreground():
 
 
 def test_threads_share_a_network_that_scoring_leaves_alone(monkeypatch):
-    """Maps of several photographs at once are those of one after another, and nothing is written into the modules."""
-    model = network().eval()
     photos = [sample(tags=(k % 2 == 0, True, k % 3 == 0), seed=k) for k in range(8)]
-
-    def refuse(*arguments):
-        raise AssertionError(f"scoring writes into the network: {arguments[1:]}")
-
-    def score(photo):
-        with torch.inference_mode():
-            return TINY.score(model, photo)["full"].scores
-
-    alone = [score(photo) for photo in photos]
-    with monkeypatch.context() as patched, ThreadPoolExecutor(4) as pool:
-        patched.setattr(torch.nn.Module, "__setattr__", refuse)
-        patched.setattr(torch.nn.Module, "register_forward_hook", refuse)
-        for one, other in zip(alone, pool.map(score, photos), strict=True):
-            torch.testing.assert_close(one, other)
+    assert_threads_may_share(TINY, network().eval(), photos, monkeypatch)

@@ -258,10 +258,10 @@ class Aeft:
 
     def build(self, num_classes: int, backbone: Backbone) -> AeftNet:
         """The classifier over `num_classes` foreground classes, with the paper's parts frozen."""
-        features = build_backbone(backbone, freeze_bn=self.freeze_bn, freeze_affine=self.freeze_affine)
+        features = build_backbone(
+            backbone, freeze_bn=self.freeze_bn, freeze_affine=self.freeze_affine, freeze_stem=self.freeze_stem
+        )
         set_dropouts(features, self.dropouts)
-        if self.freeze_stem:
-            features.freeze_until(0)
         return AeftNet(features, num_classes, width=self.width, pooling=self.pooling, bins=self.bins)
 
     def objective(self, model: nn.Module, batch: Batch, step: Step) -> dict[str, Tensor]:

@@ -246,9 +246,9 @@ class Amn:
 
     def build(self, num_classes: int, backbone: Backbone) -> AmnNet:
         """The network over background and `num_classes` classes; of BatchNorm the scale and shift learn."""
-        features = build_backbone(backbone, freeze_bn=self.freeze_bn, freeze_affine=self.freeze_affine)
-        if self.freeze_stem:
-            features.freeze_until(0)
+        features = build_backbone(
+            backbone, freeze_bn=self.freeze_bn, freeze_affine=self.freeze_affine, freeze_stem=self.freeze_stem
+        )
         layers = self.layers if self.lc else ()
         return AmnNet(features, num_classes, layers=layers, dropout=self.dropout, rates=self.rates)
 

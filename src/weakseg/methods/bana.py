@@ -70,6 +70,7 @@ from weakseg.types import (
     ScoreMap,
     Step,
     WeaksegError,
+    optimisation_of,
 )
 
 CRF, RETRIEVED = "crf", "ret"
@@ -142,18 +143,7 @@ class Bap:
     @property
     def optimisation(self) -> Optimisation:
         """SGD; the rate falls to a tenth at each of `milestones`, in optimiser steps."""
-        return Optimisation(
-            epochs=self.epochs,
-            iterations=self.iterations,
-            batch_size=self.batch_size,
-            lr=self.lr,
-            new_factor=self.new_factor,
-            bias_factor=self.bias_factor,
-            weight_decay=self.weight_decay,
-            momentum=self.momentum,
-            schedule=self.schedule,
-            milestones=self.milestones,
-        )
+        return optimisation_of(self)
 
     def build(self, num_classes: int, backbone: Backbone) -> BapNet:
         """The classifier; VGG16 with its fifth max-pool, an average pool and an undilated fc6."""
@@ -349,7 +339,7 @@ class Nal:
     @property
     def optimisation(self) -> Optimisation:
         """SGD with poly decay."""
-        return Optimisation(
+        return Optimisation(  # not by names: the loss has a gamma of its own
             epochs=self.epochs,
             iterations=self.iterations,
             batch_size=self.batch_size,

@@ -91,9 +91,9 @@ class Cam:
 
     def build(self, num_classes: int, backbone: Backbone) -> CamNet:
         """The classifier over `num_classes` foreground classes, with the paper's parts frozen."""
-        features = build_backbone(backbone, freeze_bn=self.freeze_bn, freeze_affine=self.freeze_affine)
-        if self.freeze_stem:
-            features.freeze_until(0)
+        features = build_backbone(
+            backbone, freeze_bn=self.freeze_bn, freeze_affine=self.freeze_affine, freeze_stem=self.freeze_stem
+        )
         detach_after = features.stage(stride=8) if self.detach_stage2 else None
         return CamNet(features, num_classes, dropout=self.dropout, detach_after=detach_after, pooling=self.pooling)
 

@@ -35,6 +35,7 @@ from weakseg.types import (
     Sample,
     Step,
     WeaksegError,
+    optimisation_of,
 )
 
 _MSC_SCALES = (1.0, 0.75, 0.5)
@@ -84,27 +85,13 @@ class Segment:
     @property
     def optimisation(self) -> Optimisation:
         """Poly decay; head at `new_factor` times the rate."""
-        return Optimisation(
-            epochs=self.epochs,
-            iterations=self.iterations,
-            batch_size=self.batch_size,
-            accumulate=self.accumulate,
-            optimiser=self.optimiser,
-            lr=self.lr,
-            new_factor=self.new_factor,
-            bias_factor=self.bias_factor,
-            weight_decay=self.weight_decay,
-            momentum=self.momentum,
-            schedule="poly",
-            power=0.9,
-            interval=self.interval,
-        )
+        return optimisation_of(self, schedule="poly", power=0.9)
 
     def build(self, num_classes: int, backbone: Backbone) -> DeepLab:
         """The network over background and `num_classes` classes."""
-        features = build_backbone(backbone, freeze_bn=self.freeze_bn, freeze_affine=self.freeze_affine)
-        if self.freeze_stem:
-            features.freeze_until(0)
+        features = build_backbone(
+            backbone, freeze_bn=self.freeze_bn, freeze_affine=self.freeze_affine, freeze_stem=self.freeze_stem
+        )
         return DeepLab(features, num_classes, self.head, self.rates, self.channels)
 
     def objective(self, model: nn.Module, batch: Batch, step: Step) -> dict[str, Tensor]:

@@ -239,9 +239,9 @@ class Eps:
 
     def build(self, num_classes: int, backbone: Backbone) -> EpsNet:
         """The classifier over `num_classes` foreground classes and background, with the paper's parts frozen."""
-        features = build_backbone(backbone, freeze_bn=self.freeze_bn, freeze_affine=self.freeze_affine)
-        if self.freeze_stem:
-            features.freeze_until(0)
+        features = build_backbone(
+            backbone, freeze_bn=self.freeze_bn, freeze_affine=self.freeze_affine, freeze_stem=self.freeze_stem
+        )
         return EpsNet(features, num_classes, pooling=self.pooling)
 
     def objective(self, model: EpsNet, batch: Batch, step: Step) -> dict[str, Tensor]:

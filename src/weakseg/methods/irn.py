@@ -53,6 +53,7 @@ from weakseg.types import (
     ScoreMap,
     Step,
     WeaksegError,
+    optimisation_of,
 )
 
 INSTANCES = "instances"
@@ -169,16 +170,7 @@ class Irn:
     @property
     def optimisation(self) -> Optimisation:
         """SGD with poly decay; the displacement branch at `new_factor` times the rate of the edge branch."""
-        return Optimisation(
-            epochs=self.epochs,
-            batch_size=self.batch_size,
-            lr=self.lr,
-            new_factor=self.new_factor,
-            weight_decay=self.weight_decay,
-            momentum=self.weight_decay if self.momentum is None else self.momentum,
-            schedule="poly",
-            power=0.9,
-        )
+        return optimisation_of(self, schedule="poly", power=0.9)  # the field `power` is of the maps
 
     def build(self, num_classes: int, backbone: Backbone) -> RelationNet:
         """The two branches on `backbone`; nothing depends on the number of classes."""

@@ -165,10 +165,10 @@ class Psa:
 
     def build(self, num_classes: int, backbone: Backbone) -> AffinityNet:
         """The network on `backbone`; nothing depends on the number of classes."""
-        features = build_backbone(backbone, freeze_bn=self.freeze_bn, freeze_affine=self.freeze_affine)
+        features = build_backbone(
+            backbone, freeze_bn=self.freeze_bn, freeze_affine=self.freeze_affine, freeze_stem=self.freeze_stem
+        )
         configure(features, dilation=self.dilation)
-        if self.freeze_stem:
-            features.freeze_until(0)
         return AffinityNet(features, widths=self.widths, group_norm=self.group_norm)
 
     def objective(self, model: nn.Module, batch: Batch, step: Step) -> dict[str, Tensor]:

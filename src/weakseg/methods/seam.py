@@ -180,9 +180,9 @@ class Seam:
 
     def build(self, num_classes: int, backbone: Backbone) -> SeamNet:
         """The classifier over background and `num_classes` classes with its PCM, the paper's parts frozen."""
-        features = build_backbone(backbone, freeze_bn=self.freeze_bn, freeze_affine=self.freeze_affine)
-        if self.freeze_stem:
-            features.freeze_until(0)
+        features = build_backbone(
+            backbone, freeze_bn=self.freeze_bn, freeze_affine=self.freeze_affine, freeze_stem=self.freeze_stem
+        )
         return SeamNet(features, num_classes, dropout=self.dropout, pooling=self.pooling, widths=self.widths)
 
     def objective(self, model: nn.Module, batch: Batch, step: Step) -> dict[str, Tensor]:

@@ -74,13 +74,16 @@ class FeatureNet(nn.Module):
             parameter.requires_grad_(False)
 
 
-def build_backbone(backbone: Backbone, *, freeze_bn: bool = False, freeze_affine: bool = False) -> FeatureNet:
+def build_backbone(
+    backbone: Backbone, *, freeze_bn: bool = False, freeze_affine: bool = False, freeze_stem: bool = False
+) -> FeatureNet:
     """Build the network that `backbone` describes and load its weights.
 
     Args:
         backbone: name, weights, output stride, normalisation.
         freeze_bn: BatchNorm always works with its stored statistics.
         freeze_affine: BatchNorm's scale and shift are not trained.
+        freeze_stem: nothing is trained that the first feature map depends on.
 
     Returns:
         the network, in training mode.
@@ -102,6 +105,8 @@ def build_backbone(backbone: Backbone, *, freeze_bn: bool = False, freeze_affine
                 parameter.requires_grad_(False)
     model.freeze_bn = freeze_bn
     fold_norms(model)
+    if freeze_stem:
+        model.freeze_until(0)
     return model.train()
 
 

@@ -170,12 +170,12 @@ class Tags:
         """Classify the photographs with the network that `model` lends."""
         if look.model is None or not hasattr(look.lender, "classify"):
             raise WeaksegError("evaluate.tags wants `model`: a step whose method can `classify`")
-        model, place = look.model, {id: k for k, id in enumerate(look.view.ids)}
+        model, sample = look.model, look.samples()
 
         def classify(id: str) -> tuple[Tensor, Tensor]:
-            sample = look.view[place[id]]
+            seen = sample(id)
             with torch.inference_mode():
-                return look.lender.classify(model, sample).float().cpu(), sample.tags
+                return look.lender.classify(model, seen).float().cpu(), seen.tags
 
         logits, tags = zip(*(found for _, found in each(classify, look.view.ids, label="tags")), strict=True)
         result = tag_map(torch.stack(logits), torch.stack(tags))

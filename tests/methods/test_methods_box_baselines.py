@@ -2,6 +2,7 @@
 
 import sys
 import types
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torchvision import tv_tensors
 
 from weakseg.methods.labels import BoxCrf, GrabCut, grab_cut
+from weakseg.ops.boxes import box_masks
 from weakseg.types import Sample, WeaksegError
 
 SIZE = (40, 60)
@@ -85,6 +87,38 @@ def test_the_real_grabcut_finds_the_bright_rectangle():
     truth[12:26, 16:28] = True
     assert float(((labels == 2) & truth).sum() / ((labels == 2) | truth).sum()) > 0.95
     assert torch.equal(labels, GrabCut().refine(None, sample())["labels"])
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        (5.0, 5.0, 6.0, 7.0),
+        (0.0, 0.0, 60.0, 39.0),
+        (0.0, 0.0, 2.0, 40.0),
+        (57.6, 36.4, 70.0, 50.0),
+        (0.0, 0.0, 9.0, 5.0),
+    ],
+)
+def test_the_real_grabcut_takes_any_box_of_any_photograph(box):
+    """Two pixels, all but a row, a strip, a corner that leaves the photograph, one even colour; twice the same."""
+    pytest.importorskip("cv2")
+    box, inside = torch.tensor(box), box_masks(torch.tensor(box)[None], SIZE)[0]
+    noise = torch.randint(0, 256, (3, *SIZE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    for image in (sample().image.as_subclass(torch.Tensor), noise, torch.full_like(noise, 90)):
+        before, found = image.clone(), grab_cut(image, box)
+        assert bool(found.any())
+        assert not bool((found & ~inside).any())
+        assert torch.equal(found, grab_cut(image, box))
+        assert torch.equal(image, before)
+
+
+def test_the_real_grabcut_is_the_same_in_many_threads():
+    pytest.importorskip("cv2")
+    noise = torch.randint(0, 256, (3, *SIZE), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+    boxes = torch.tensor([[3.0 + k, 4.0, 40.0 + k, 33.0] for k in range(8)])
+    alone = [grab_cut(noise, box) for box in boxes]
+    with ThreadPoolExecutor(4) as pool:
+        assert all(torch.equal(a, b) for a, b in zip(alone, pool.map(lambda b: grab_cut(noise, b), boxes), strict=True))
 
 
 def test_the_crf_finds_the_bright_rectangle_and_stays_in_the_box():

@@ -15,7 +15,7 @@ from toy_learner import Toy, network, view
 from weakseg._batches import MicroBatches, load_batches, parts
 from weakseg._optimisation import build_optimiser, make_plan, parameter_groups, rate
 from weakseg.data.store import read_tensors
-from weakseg.train import fit, resolve_device
+from weakseg.train import _configuration, fit, resolve_device
 from weakseg.types import Augmentation, Normalise, Optimisation, WeaksegError
 
 SCRIPT = Path(__file__).with_name("toy_learner.py")
@@ -148,6 +148,33 @@ def test_step_and_constant_schedules_by_hand():
     assert rate(Optimisation(schedule="constant"), 29, 30) == 1.0
     with pytest.raises(WeaksegError, match="cosine"):
         rate(Optimisation(schedule="cosine"), 0, 1)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("schedule", ["constant", "step"])
+def test_warm_up_is_torchs(schedule):
+    """LinearLR chained to the schedule, as torchvision trains detectors; no rate but these before it was there."""
+    o = Optimisation(lr=0.02, schedule=schedule, milestones=(3, 9), warmup=5)
+    optimiser = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=o.lr)
+    torchs = [torch.optim.lr_scheduler.LinearLR(optimiser, start_factor=1e-3, total_iters=5)]
+    if schedule == "step":
+        torchs.append(torch.optim.lr_scheduler.MultiStepLR(optimiser, milestones=[3, 9], gamma=0.1))
+    chained = torch.optim.lr_scheduler.ChainedScheduler(torchs)
+    for step in range(12):
+        assert o.lr * rate(o, step, 12) == pytest.approx(chained.get_last_lr()[0], rel=1e-9)
+        optimiser.step()
+        chained.step()
+    assert rate(Optimisation(warmup=10, interval=4, schedule="constant"), 7, 20) == pytest.approx(0.001 + 0.999 * 0.4)
+
+
+def test_a_run_begun_before_there_was_a_warm_up_is_continued():
+    """Its checkpoint does not name one, and none is what it had."""
+
+    def facts(**more):
+        return _configuration(Toy(optimisation=Optimisation(**more)), view(), 0, "no")
+
+    assert "optimisation.warmup" not in facts()
+    assert facts(warmup=3)["optimisation.warmup"] == 3
+    assert set(facts(warmup=3)) - set(facts()) == {"optimisation.warmup"}
 
 
 def test_two_groups_or_the_four_of_the_psa_family():
@@ -383,7 +410,14 @@ def run_script(out, options, **more):
 @pytest.mark.parametrize("optimiser", ["sgd", "adam"])
 def test_a_killed_run_ends_with_the_same_bytes(tmp_path, optimiser):
     options = {
-        "optimisation": {"epochs": 4, "batch_size": 3, "lr": 0.02, "optimiser": optimiser, "accumulate": 2},
+        "optimisation": {
+            "epochs": 4,
+            "batch_size": 3,
+            "lr": 0.02,
+            "optimiser": optimiser,
+            "accumulate": 2,
+            "warmup": 9,
+        },
         "network": {"dropout": 0.3, "norm": True},
         "workers": 2,
         "count": 14,

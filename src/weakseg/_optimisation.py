@@ -10,6 +10,9 @@ from torch import nn
 
 from weakseg.types import Optimisation, WeaksegError
 
+COLD = 1e-3
+"""Of the learning rate, at the first step of a warm-up: that of torchvision's detection references."""
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -89,15 +92,24 @@ def rate(optimisation: Optimisation, step: int, total: int) -> float:
     """What the learning rates are multiplied with at optimiser step `step` (0-based), before that step is taken.
 
     Poly decay is lr_t = lr_0 (1 - t/T)^power (methods.md 1.2); beyond its horizon the rate is zero. T is the horizon
-    where that is a number, else `total`, for which the loop gives `Plan.horizon`.
+    where that is a number, else `total`, for which the loop gives `Plan.horizon`. A warm-up multiplies what the
+    schedule says with a factor that rises from `COLD` to 1, torch's LinearLR chained to it.
 
     >>> [round(rate(Optimisation(power=2.0, interval=2), t, total=4), 4) for t in range(4)]
     [1.0, 1.0, 0.25, 0.25]
     >>> o = Optimisation(schedule="step", milestones=(2, 3), gamma=0.1)
     >>> [round(rate(o, t, total=4), 4) for t in range(4)]
     [1.0, 1.0, 0.1, 0.01]
+    >>> [round(rate(Optimisation(schedule="constant", warmup=2), t, total=4), 4) for t in range(4)]
+    [0.001, 0.5005, 1.0, 1.0]
     """
     t = step - step % optimisation.interval
+    factor = _scheduled(optimisation, t, total)
+    return factor if t >= optimisation.warmup else factor * (COLD + (1 - COLD) * t / optimisation.warmup)
+
+
+def _scheduled(optimisation: Optimisation, t: int, total: int) -> float:
+    """What the schedule alone says at step `t`."""
     if optimisation.schedule == "poly":
         horizon = optimisation.horizon if isinstance(optimisation.horizon, int) else total
         return float(max(0.0, 1 - t / horizon) ** optimisation.power)

@@ -316,7 +316,7 @@ def _configuration(method: Learner, view: View, seed: int, precision: str) -> di
     both = {
         "method": type(method).__qualname__,
         **deciding_constants(method),
-        **{f"optimisation.{k}": v for k, v in dataclasses.asdict(method.optimisation).items()},
+        **{f"optimisation.{k}": v for k, v in deciding_constants(method.optimisation).items()},
         "seed": seed,
         "precision": precision,
         "ids": hashlib.sha256("\n".join(view.ids).encode()).hexdigest(),

@@ -347,6 +347,7 @@ class Optimisation:
         horizon: T in optimiser steps; None = the run's own total; ``first_phase`` = what the total would be if all
             epochs had the first one's batches (AEFT).
         interval: the rate is updated every so many steps.
+        warmup: steps in which the rate rises, linearly from a thousandth, to what `schedule` says.
         iterations: total optimiser steps; None = epochs decide.
         phases: ((epochs, batch_size), ...) instead of one phase (AEFT).
         accumulate: micro-batches a step; the batch is split into so many.
@@ -371,6 +372,9 @@ class Optimisation:
     phases: tuple[tuple[int, int], ...] = ()
     accumulate: int = 1
     keep_epochs: bool = False
+    warmup: int = 0
+
+    added: ClassVar[Mapping[str, Any]] = {"warmup": 0}  # since runs exist, see `deciding_constants`
 
 
 # --- the roles: Protocols, no base class ---

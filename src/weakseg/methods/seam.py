@@ -254,7 +254,6 @@ METHODS = {
         lr=0.001,
         bias_factor=None,
         momentum=0.9,
-        scales=(0.75, 1.0, 1.5),
     ),
 }
 

@@ -1,7 +1,7 @@
 """BANA's three stages: their steps against the equations, the guards, the gradient, and the constants."""
 
 import copy
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 
 import numpy as np
 import pytest
@@ -35,6 +35,7 @@ from weakseg.types import (
     Segmenter,
     Step,
     WeaksegError,
+    deciding_constants,
 )
 
 BACKBONE = Backbone("resnet10t", weights=None, output_stride=8)
@@ -140,10 +141,50 @@ def test_the_defaults_are_the_published_constants():
     assert set(nal.scales) == {1.0, 0.5, 0.75, 1.5}
 
 
-@pytest.mark.parametrize("name", ["bap", "labels", "nal", "nal_v2"])
+@pytest.mark.parametrize("name", METHODS)
 def test_the_configuration_round_trips(name):
     method = METHODS[name]
     assert configure(method, asdict(method), name) == method
+
+
+def test_the_mobile_segmenter_differs_from_deeplabs_in_classifier_and_loss_alone():
+    """A percentage kept of the fully supervised network compares label maps, not schedules."""
+    ours, deeplab = METHODS["nal_mobile"], load("deeplab.mobile")
+    assert ours.optimisation == deeplab.optimisation
+    own = {"unreliable", "gamma", "lam", "detach_confidence", "classifier", "scale"}  # of loss and classifier
+    same = {f.name for f in fields(ours)} & {f.name for f in fields(deeplab)}
+    assert {f.name: getattr(ours, f.name) for f in fields(ours) if f.name in same} == {
+        name: getattr(deeplab, name) for name in same
+    }
+    left = {"align_corners": False, "scale_range": (0.5, 1.5), "jitter": 0.0, "interpolation": "bicubic",
+            "keep_epochs": False, "crf_image": "rgb"}  # fmt: skip
+    assert {f.name: getattr(ours, f.name) for f in fields(ours) if f.name not in same | own} == left
+    assert {f.name for f in fields(deeplab)} - same == {"accumulate", "interval", "loss", "loss_at", "msc"}
+    assert (deeplab.loss, deeplab.loss_at, deeplab.msc) == ("ce", "crop", False)  # as this loss has it
+    steps = {replace(s, low=1.0, high=1.0) if isinstance(s, Rescale) else s for s in ours.augmentation.steps}
+    assert steps == set(deeplab.augmentation.steps)  # of a list of scales, low and high are not read
+    assert all(getattr(ours, name) == getattr(METHODS["nal"], name) for name in own)
+
+
+def test_the_mobile_stem_is_frozen():
+    backbone = replace(BACKBONE, output_stride=16)
+    model = replace(METHODS["nal_mobile"], freeze_bn=False).build(CLASSES, backbone)
+    deeplab = replace(load("deeplab.mobile"), freeze_bn=False).build(CLASSES, backbone)
+    learnt = [p.requires_grad for p in model.backbone.parameters()]
+    assert learnt == [p.requires_grad for p in deeplab.backbone.parameters()]
+    assert False in learnt
+    assert True in learnt
+
+
+def test_gamma_is_the_losss_and_not_the_rates():
+    assert replace(METHODS["nal"], gamma=3.0).optimisation == METHODS["nal"].optimisation
+    assert METHODS["nal"].optimisation.gamma == 0.1
+
+
+def test_runs_from_before_the_optimiser_could_be_chosen_stay_done():
+    known = deciding_constants(METHODS["nal"])
+    assert not {"optimiser", "freeze_stem"} & set(known)
+    assert deciding_constants(METHODS["nal_mobile"])["optimiser"] == "adamw"
 
 
 def test_the_augmentation_has_the_published_order():

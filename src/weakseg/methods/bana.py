@@ -12,7 +12,7 @@ Three stages: ``bap`` trains a classifier of boxes and scores them, ``labels`` m
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -23,35 +23,28 @@ from weakseg.models.bap import BapNet
 from weakseg.models.cosine import Classifier, CosineDeepLab, EmbeddingHead
 from weakseg.models.vgg16 import configure
 from weakseg.ops.bap import bap_vectors
-from weakseg.ops.box_labels import box_unary, labels_in_boxes, prototypes, retrieved_labels
+from weakseg.ops.box_labels import crf_labels, prototypes, retrieved_labels
 from weakseg.ops.box_maps import (
     activations,
     background_activation,
     background_map,
     box_activation,
+    in_box_order,
     photograph_attention,
 )
-from weakseg.ops.boxes import (
-    box_masks,
-    class_masks,
-    definite_background,
-    grown_edges,
-    paste_by_class,
-    shifted,
-    truncated_boxes,
-)
-from weakseg.ops.crf import dense_crf, recipe, unary_from_probabilities, wrapped_bgr
+from weakseg.ops.boxes import box_masks, boxes_of, class_masks, grown_edges, shifted, truncated_boxes
+from weakseg.ops.crf import CrfImage, crf_image, dense_crf, recipe, unary_from_probabilities
 from weakseg.ops.noise import (
-    agreement,
-    bootstrapped,
+    CRF,
+    RETRIEVED,
+    Unreliable,
     bootstrapping_beta,
     confidence,
-    entropy,
-    mean_over,
-    pixel_cross_entropy,
+    noise_aware_loss,
     reliable_labels,
+    two_label_maps,
 )
-from weakseg.ops.views import scaled_views
+from weakseg.ops.views import mean_of_views, scaled_views, turned_back
 from weakseg.types import (
     BACKGROUND,
     SCORES,
@@ -73,15 +66,10 @@ from weakseg.types import (
     optimisation_of,
 )
 
-CRF, RETRIEVED = "crf", "ret"
-"""Names of the two label maps, Y_crf and Y_ret, among the outputs of ``labels`` and the seeds of ``nal``."""
 RELIABLE = "reliable"
 """Y_crf where both agree and 255 elsewhere: what a loss or a metric sees that ignores the unreliable regions."""
 PADDING = (123, 117, 104)
 """RGB levels of the published code's padding, which its jitter changes like the photograph."""
-
-CrfImage = Literal["rgb", "wrapped_bgr"]
-
 
 # --- stage 1: a classifier of boxes (sec. 3.1) ---
 
@@ -191,18 +179,13 @@ class Bap:
         return {"full": ScoreMap(ids, maps, sample.size, box)}
 
     def maps(self, features: Tensor, weight: Tensor, boxes: Tensor, labels: Tensor, size: tuple[int, int]) -> Tensor:
-        """[u_0, u_c of each box], float (1 + K, H, W), Eqs. (5)-(7).
+        """[u_0, u_c of each box], float (1 + K, H, W), of features (D, h, w) and the weights (C + 1, D), Eqs. (5)-(7).
 
-        Args:
-            features: float (D, h, w).
-            weight: float (C + 1, D), the classifier's.
-            boxes: float (K, 4), XYXY pixels, half-open.
-            labels: int (K,), ids 1..C.
-            size: (H, W).
+        `boxes` are float (K, 4), XYXY pixels, half-open, `labels` their ids 1..C, `size` is (H, W).
         """
-        boxes = shifted(boxes, self.voc_offset)
+        boxes, first = shifted(boxes, self.voc_offset), self.upsampled == "features"
         inside = box_masks(truncated_boxes(boxes, size) if self.truncate else boxes, size)
-        outside, first = ~inside.any(dim=0), self.upsampled == "features"
+        outside = ~inside.any(dim=0)
         if self.background == "cam":
             ground = background_activation(activations(features, weight[:1], size, upsample_first=first)[0], outside)
         else:
@@ -246,36 +229,31 @@ class Labels:
     def refine(self, model: BapNet | None, sample: Sample) -> dict[str, LabelMap]:
         """``crf``, ``ret``, and ``reliable`` where both agree; a photograph without boxes is background."""
         if model is None:
-            raise WeaksegError(
-                "bana.labels wants the classifier: write `model: STEP` in the recipe, a step of bana.bap"
-            )
-        boxes, labels = boxes_of(sample)
+            raise WeaksegError("bana.labels wants the classifier: write `model: STEP`, a step of bana.bap")
+        boxes, labels = (x.to(model.device) for x in boxes_of(sample))
         if not len(boxes):
-            nothing = torch.zeros(sample.size, dtype=torch.uint8)
-            return dict.fromkeys(self.writes, nothing)
+            return dict.fromkeys(self.writes, torch.zeros(sample.size, dtype=torch.uint8))
         boxes = shifted(boxes, self.voc_offset)
-        boxes = (truncated_boxes(boxes, sample.size) if self.truncate else boxes).to(model.device)
-        labels = labels.to(model.device)
+        boxes = truncated_boxes(boxes, sample.size) if self.truncate else boxes
         ids = torch.cat([labels.new_zeros(1), labels.unique()]).to(torch.uint8)
         crf = self.segment(sample, boxes, labels, ids)
         retrieved = self.retrieve(model, model.describe(sample), crf, boxes, labels, ids)
         return {CRF: crf, RETRIEVED: retrieved, RELIABLE: reliable_labels(crf, retrieved)}
 
     def segment(self, sample: Sample, boxes: Tensor, labels: Tensor, ids: Tensor) -> LabelMap:
-        """Y_crf: unary of u_0 and u_c, CRF, the best class among those whose boxes are there (7.4, steps 3-5)."""
-        scores = _boxed_scores(sample, len(boxes)).to(boxes.device)
-        background = definite_background(boxes, sample.size)
-        of_classes = paste_by_class(scores[1:], boxes, labels, ids[1:])
-        unary = box_unary(torch.cat([scores[:1], of_classes]), background, softmax=self.unary_softmax)
-        image = _crf_image(sample, self.crf_image)
-        energies = unary_from_probabilities(unary)
-        probabilities = dense_crf(image, energies, recipe(self.crf), scale_factor=self.scale_factor)
-        return labels_in_boxes(probabilities, class_masks(boxes, labels, ids, sample.size), ids, background)
+        """Y_crf, from the score maps of boxes under ``scores``."""
+        if SCORES not in sample.scores:
+            raise WeaksegError("bana.labels reads score maps of boxes: write `scores: STEP/full` in the recipe")
+        maps = in_box_order(sample.scores[SCORES], len(boxes)).to(boxes.device)
+        image, crf = crf_image(sample.image, self.crf_image), recipe(self.crf)
+        return crf_labels(
+            image, maps, boxes, labels, ids, crf, softmax=self.unary_softmax, scale_factor=self.scale_factor
+        )
 
     def retrieve(
         self, model: BapNet, features: Tensor, crf: LabelMap, boxes: Tensor, labels: Tensor, ids: Tensor
     ) -> LabelMap:
-        """Y_ret: the class whose prototype in Y_crf a pixel's feature resembles most (7.4, step 6)."""
+        """Y_ret, Eqs. (8)-(9): the class whose prototype in Y_crf a pixel's feature resembles most."""
         known = torch.cat([model.weight, model.weight.new_zeros((256 - len(model.weight), model.weight.shape[1]))])
         queries = prototypes(features, crf, ids, known[ids.long()])  # a class that the network has not seen has zeros
         size = (crf.shape[0], crf.shape[1])
@@ -293,9 +271,10 @@ class Nal:
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
+    added: ClassVar[Mapping[str, Any]] = {"freeze_stem": False, "optimiser": "sgd"}
 
     # loss, sec. 7.5
-    unreliable: Literal["nal", "ignore", "entropy", "bootstrap"] = "nal"  # what is done with ~S (Table 3)
+    unreliable: Unreliable = "nal"  # what is done with ~S (Table 3)
     gamma: float = 7.0
     lam: float = 0.1
     detach_confidence: bool = False  # the published code lets gradient through sigma
@@ -307,6 +286,7 @@ class Nal:
     scale: float = 20.0  # tau
     freeze_bn: bool = True  # sec. 7.7, row 17; False as published
     freeze_affine: bool = False
+    freeze_stem: bool = False
     align_corners: bool = True  # of resizing logits
     # training
     crop: int = 321
@@ -317,6 +297,7 @@ class Nal:
     iterations: int | None = 23_805  # None: `epochs` decide
     epochs: int = 45
     batch_size: int = 20
+    optimiser: Literal["sgd", "adamw"] = "sgd"
     lr: float = 1e-3
     new_factor: float = 10.0
     bias_factor: float | None = 2.0
@@ -338,103 +319,58 @@ class Nal:
 
     @property
     def optimisation(self) -> Optimisation:
-        """SGD with poly decay."""
-        return Optimisation(  # not by names: the loss has a gamma of its own
-            epochs=self.epochs,
-            iterations=self.iterations,
-            batch_size=self.batch_size,
-            lr=self.lr,
-            new_factor=self.new_factor,
-            bias_factor=self.bias_factor,
-            weight_decay=self.weight_decay,
-            momentum=self.momentum,
-            keep_epochs=self.keep_epochs,
-        )
+        """Poly decay, which has no gamma: ours is the loss's."""
+        return optimisation_of(self, gamma=0.1)
 
     def build(self, num_classes: int, backbone: Backbone) -> CosineDeepLab:
         """The network over background and `num_classes` classes."""
-        features = build_backbone(backbone, freeze_bn=self.freeze_bn, freeze_affine=self.freeze_affine)
+        features = build_backbone(
+            backbone, freeze_bn=self.freeze_bn, freeze_affine=self.freeze_affine, freeze_stem=self.freeze_stem
+        )
         configure(features, pool5=True)  # sec. 1.3, as in stage 1
         return CosineDeepLab(features, num_classes, self.head, self.rates, self.channels, self.classifier, self.scale)
 
     def objective(self, model: nn.Module, batch: Batch, step: Step) -> dict[str, Tensor]:
         """``ce`` over the reliable pixels, Eq. (10), and lambda times what `unreliable` says over the others."""
-        crf, retrieved = seeds_of(batch.seeds)
+        crf, retrieved = two_label_maps(batch.seeds)
         logits, cosines = (self._resized(x, crf.shape[1:]) for x in model(batch.images, True))
-        reliable, others = agreement(crf, retrieved)
-        loss = pixel_cross_entropy(logits, crf)
-        ce = {"ce": mean_over(loss, reliable)}
-        if self.unreliable == "nal":
-            sigma = confidence(cosines, crf, self.gamma)
-            sigma = sigma.detach() if self.detach_confidence else sigma
-            return {**ce, "wce": self.lam * mean_over(loss, others, sigma)}
-        if self.unreliable == "entropy":
-            return {**ce, "entropy": self.lam * mean_over(entropy(logits), others)}
-        if self.unreliable == "bootstrap":
-            soft = bootstrapped(logits, crf, bootstrapping_beta(step.index, step.total))
-            return {**ce, "bootstrap": self.lam * mean_over(soft, others)}
-        return ce
+        return noise_aware_loss(
+            logits,
+            cosines,
+            crf,
+            retrieved,
+            unreliable=self.unreliable,
+            gamma=self.gamma,
+            lam=self.lam,
+            beta=bootstrapping_beta(step.index, step.total),
+            detach=self.detach_confidence,
+        )
 
     def predict(self, model: CosineDeepLab, sample: Sample) -> LabelMap:
         """uint8 (H, W): argmax of `probabilities`, after a CRF if `crf` names one."""
         probabilities = self.probabilities(model, sample)
         if self.crf is not None:
             unary = unary_from_probabilities(probabilities)
-            probabilities = dense_crf(_crf_image(sample, self.crf_image), unary, recipe(self.crf))
+            probabilities = dense_crf(crf_image(sample.image, self.crf_image), unary, recipe(self.crf))
         return probabilities.argmax(dim=0).to(torch.uint8)
 
     def probabilities(self, model: CosineDeepLab, sample: Sample) -> Tensor:
         """float32 (C + 1, H, W): softmax of the mean logits of all scales and mirror images, resized (7.5)."""
         views = scaled_views(sample.image, self.scales, model.normalise, flip=self.flip, device=model.device)
-        logits = (self._resized(_turned_back(model(images).float()), sample.size) for images in views)
+        logits = (self._resized(turned_back(model(images).float()), sample.size) for images in views)
         if self.average == "softmax":
-            return _mean(x.softmax(dim=1) for x in logits)
-        return _mean(logits).softmax(dim=0)
+            return mean_of_views(x.softmax(dim=1) for x in logits)
+        return mean_of_views(logits).softmax(dim=0)
 
     def confidence_map(self, model: CosineDeepLab, sample: Sample) -> Tensor:
         """sigma of each pixel of Y_crf, float (H, W), 0-1, at the photograph's own size: fig. 5."""
-        crf, _ = seeds_of({k: v.as_subclass(Tensor)[None].to(model.device) for k, v in sample.seeds.items()})
+        crf, _ = two_label_maps(sample.seeds)
         image = sample.image.as_subclass(Tensor).to(model.device)
         _, cosines = model(model.normalise(image)[None], True)
-        return confidence(self._resized(cosines.float(), sample.size), crf, self.gamma)[0]
+        return confidence(self._resized(cosines.float(), sample.size), crf[None].to(image.device), self.gamma)[0]
 
     def _resized(self, maps: Tensor, size: Iterable[int]) -> Tensor:
         return interpolate(maps, tuple(size), mode="bilinear", align_corners=self.align_corners)
-
-
-# --- what the stages share ---
-
-
-def boxes_of(sample: Sample) -> tuple[Tensor, Tensor]:
-    """Boxes float (K, 4) and labels int64 (K,) of a photograph that has an annotation, perhaps of no object."""
-    if sample.boxes is None or sample.box_labels is None:
-        raise WeaksegError(f"{sample.id} has no boxes: bana needs an annotation for every photograph")
-    return sample.boxes.as_subclass(Tensor), sample.box_labels
-
-
-def seeds_of(seeds: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Y_crf and Y_ret, which is Y_crf again where the recipe gives none."""
-    if CRF not in seeds:
-        raise WeaksegError(
-            f"bana.nal reads the seeds {CRF!r} and {RETRIEVED!r}: write `seeds: {{{CRF}: STEP/{CRF}, {RETRIEVED}: "
-            f"STEP/{RETRIEVED}}}` in the recipe"
-        )
-    return seeds[CRF], seeds.get(RETRIEVED, seeds[CRF])
-
-
-def _boxed_scores(sample: Sample, count: int) -> Tensor:
-    """[u_0, u_c of each box], float (1 + K, H, W), of the score maps under ``scores``."""
-    if SCORES not in sample.scores:
-        raise WeaksegError(
-            f"{sample.id}: bana.labels reads score maps of boxes: write `scores: STEP/full` in the recipe"
-        )
-    maps = sample.scores[SCORES]
-    if maps.box is None or sorted(maps.box.tolist()) != list(range(-1, count)):
-        raise WeaksegError(
-            f"{sample.id}: these score maps are not one a box and one of background, as bana.bap makes them of "
-            f"{count} boxes; run that step again, or name it under `scores`"
-        )
-    return maps.scores[maps.box.argsort()]
 
 
 def _augmentation(rescale: Rescale, crop: int, jitter: float) -> Augmentation:
@@ -442,36 +378,43 @@ def _augmentation(rescale: Rescale, crop: int, jitter: float) -> Augmentation:
     return Augmentation((rescale, PadCrop(crop, PADDING if jitter else None), Flip(), *change, Normalise()))
 
 
-def _crf_image(sample: Sample, image: CrfImage) -> Tensor:
-    photograph = sample.image.as_subclass(Tensor)
-    return wrapped_bgr(photograph) if image == "wrapped_bgr" else photograph
-
-
-def _turned_back(views: Tensor) -> Tensor:
-    """Logits of a view, and of its mirror image turned back."""
-    return torch.cat([views[:1], views[1:].flip(-1)])
-
-
-def _mean(views: Iterable[Tensor]) -> Tensor:
-    """Mean over all views and mirror images, (C + 1, H, W), holding one at a time."""
-    count, total = 0, torch.zeros(())
-    for view in views:
-        total, count = view.sum(dim=0) + total.to(view.device), count + len(view)
-    if not count:
-        raise WeaksegError("prediction needs at least one scale: set scales, such as [1.0]")
-    return total / count
-
-
 METHODS = {
     "bap": Bap(),
+    "bap_mobile": Bap(  # no paper's: ImageNet weights, photographs of 320 pixels, a few hundred steps on two CPU cores
+        freeze_affine=True,
+        crop=208,
+        train_scales=(0.65, 1.0),
+        iterations=None,
+        epochs=4,
+        batch_size=16,
+        bias_factor=None,
+        schedule="poly",
+    ),
     "labels": Labels(),
     "nal": Nal(),
-    "nal_v2": Nal(
-        head="aspp",
-        batch_size=10,
-        iterations=20_000,
-        lr=2.5e-4,
-        crf="deeplab_v2_res101",
+    "nal_v2": Nal(head="aspp", batch_size=10, iterations=20_000, lr=2.5e-4, crf="deeplab_v2_res101"),
+    "nal_mobile": Nal(  # network, training and prediction of deeplab.mobile, but for the classifier and the loss
+        head="v3plus",
+        rates=(3, 6, 9),
+        channels=64,
+        freeze_affine=True,
+        freeze_stem=True,
+        align_corners=False,
+        crop=224,
+        train_scales=(0.5, 0.75, 1.0, 1.25, 1.5),
+        jitter=0.0,
+        interpolation="bicubic",
+        iterations=None,
+        epochs=8,
+        batch_size=16,
+        optimiser="adamw",
+        lr=1e-4,
+        new_factor=20.0,
+        bias_factor=None,
+        weight_decay=0.01,
+        scales=(1.0,),
+        average="softmax",
+        crf=None,
     ),
 }
 

@@ -6,16 +6,14 @@ named recipe (`weakseg.ops.crf.RECIPES`), each of which can be overridden.
 """
 
 from dataclasses import dataclass, fields, replace
-from typing import ClassVar, Literal, TypeAlias
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from weakseg.ops.crf import CrfParams, crf_from_labels, crf_from_scores, crf_with_alpha, recipe, wrapped_bgr
+from weakseg.ops.crf import CrfImage, CrfParams, crf_from_labels, crf_from_scores, crf_image, crf_with_alpha, recipe
 from weakseg.types import BACKGROUND, IGNORE, LABELS, SCORES, SEEDS, Outputs, Sample, ScoreMap, WeaksegError
-
-CrfImage: TypeAlias = Literal["rgb", "wrapped_bgr"]
 
 
 @dataclass(frozen=True)
@@ -53,8 +51,7 @@ class _Crf:
         return replace(recipe(self.recipe), **overrides)
 
     def _photograph(self, sample: Sample) -> Tensor:
-        image = sample.image.as_subclass(Tensor)
-        return wrapped_bgr(image) if self.image == "wrapped_bgr" else image
+        return crf_image(sample.image, self.image)
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from weakseg.models.deeplab import DeepLab, HeadName
 from weakseg.ops.crf import dense_crf, recipe, unary_from_probabilities
 from weakseg.ops.image import resize_image, resize_labels
 from weakseg.ops.losses import balanced_cross_entropy, cross_entropy
+from weakseg.ops.views import mean_of_views, turned_back
 from weakseg.types import (
     SEEDS,
     Augmentation,
@@ -125,10 +126,10 @@ class Segment:
         """
         views = (interpolate(v, sample.size, mode="bilinear", align_corners=False) for v in self._views(model, sample))
         if self.average == "softmax":
-            return _mean(v.softmax(dim=1) for v in views)
+            return mean_of_views(v.softmax(dim=1) for v in views)
         if self.average == "max":
             return _maximum(v.softmax(dim=1) for v in views)
-        return _mean(views).softmax(dim=0)
+        return mean_of_views(views).softmax(dim=0)
 
     def _views(self, model: DeepLab, sample: Sample) -> Iterable[Tensor]:
         """float (1 or 2, C + 1, h_s, w_s) of each scale; the mirror image's logits are turned back."""
@@ -140,8 +141,7 @@ class Segment:
             images = model.normalise(scaled.to(model.device))[None]
             if self.flip:
                 images = torch.cat([images, images.flip(-1)])
-            logits = self._logits(model, images).float()
-            yield torch.cat([logits[:1], logits[1:].flip(-1)])
+            yield turned_back(self._logits(model, images).float())
 
     def _logits(self, model: nn.Module, images: Tensor) -> Tensor:
         return multi_scale_logits(model, images)["max"] if self.msc else model(images)
@@ -213,19 +213,6 @@ def _resized(images: Tensor, scale: float) -> Tensor:
     return interpolate(images, size, mode="bilinear", align_corners=False)
 
 
-def _mean(views: Iterable[Tensor]) -> Tensor:
-    """Mean over all views and mirror images, (C + 1, H, W), holding one view at a time."""
-    count = 0
-    total: Tensor | None = None
-    for view in views:
-        summed = view.sum(dim=0)
-        total = summed if total is None else total + summed
-        count += len(view)
-    if total is None:
-        raise _no_view()
-    return total / count
-
-
 def _maximum(views: Iterable[Tensor]) -> Tensor:
     """Maximum over all views and mirror images, (C + 1, H, W), holding one view at a time."""
     best: Tensor | None = None
@@ -233,12 +220,8 @@ def _maximum(views: Iterable[Tensor]) -> Tensor:
         highest = view.amax(dim=0)
         best = highest if best is None else torch.maximum(best, highest)
     if best is None:
-        raise _no_view()
+        raise WeaksegError("prediction needs at least one scale: set scales, such as [1.0]")
     return best
-
-
-def _no_view() -> WeaksegError:
-    return WeaksegError("prediction needs at least one scale: set scales, such as [1.0]")
 
 
 _NATIVE: dict[str, Any] = {"scales": (1.0,), "flip": False}  # how deeplab-pytorch tests, sec. 6.8 row 11

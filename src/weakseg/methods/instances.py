@@ -14,12 +14,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
+from weakseg.ops.boxes import boxes_of
 from weakseg.ops.instance_masks import instance_masks, mask_agreement, with_empty_filled
-from weakseg.ops.noise import reliable_labels
-from weakseg.types import IGNORE, SEEDS, Instances, Outputs, Sample, WeaksegError
-
-CRF, RETRIEVED = "crf", "ret"
-"""Names of the two label maps among the seeds, as ``bana.labels`` writes them."""
+from weakseg.ops.noise import reliable_labels, two_label_maps
+from weakseg.types import IGNORE, Instances, Outputs, Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +39,7 @@ class BoxInstances:
 
         A box that is filled for want of pixels is unreliable throughout.
         """
-        if sample.boxes is None or sample.box_labels is None:
-            raise WeaksegError(f"{sample.id} has no boxes: instances.boxes needs an annotation for every photograph")
-        crf, retrieved = label_maps(sample)
-        boxes, ids = sample.boxes.as_subclass(Tensor), sample.box_labels
+        (boxes, ids), (crf, retrieved) = boxes_of(sample), two_label_maps(sample.seeds)
         first, second = (self.masks(labels, boxes, ids) for labels in (crf, retrieved))
         scores = mask_agreement(first, second) if self.confidence == "agreement" else torch.ones(len(boxes))
         reliable = reliable_labels(crf, retrieved)
@@ -57,22 +52,6 @@ class BoxInstances:
     def masks(self, labels: Tensor, boxes: Tensor, ids: Tensor) -> Tensor:
         """bool (K, H, W): the pixels of each box that `labels` gives its class."""
         return instance_masks(labels, boxes, ids, split=self.split)
-
-
-def label_maps(sample: Sample) -> tuple[Tensor, Tensor]:
-    """Y_crf and Y_ret among a sample's seeds; a single label map stands for both.
-
-    Raises:
-        WeaksegError: there is neither ``crf`` nor exactly one label map.
-    """
-    seeds = {name: labels.as_subclass(Tensor) for name, labels in sample.seeds.items()}
-    crf = seeds.get(CRF, next(iter(seeds.values())) if len(seeds) == 1 else None)
-    if crf is None:
-        raise WeaksegError(
-            f"instances.boxes reads the seeds {CRF!r} and {RETRIEVED!r}, or one label map; got "
-            f"{sorted(seeds) or 'none'}: write `{SEEDS}: {{{CRF}: STEP/{CRF}, {RETRIEVED}: STEP/{RETRIEVED}}}`"
-        )
-    return crf, seeds.get(RETRIEVED, crf)
 
 
 METHODS = {"boxes": BoxInstances()}

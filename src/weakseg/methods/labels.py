@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from weakseg.ops.box_labels import labels_in_boxes
-from weakseg.ops.boxes import box_masks, class_masks, definite_background, filling_prior, pixel_boxes
+from weakseg.ops.boxes import box_masks, boxes_of, class_masks, definite_background, filling_prior, pixel_boxes
 from weakseg.ops.crf import crf_from_labels, dense_crf, recipe, unary_from_probabilities
 from weakseg.ops.labels import box_fill, foreground, merge, threshold, winners
 from weakseg.types import BACKGROUND, IGNORE, LABELS, SCORES, LabelMap, Sample, ScoreMap, WeaksegError
@@ -93,7 +93,7 @@ class BoxFill:
 
     def refine(self, model: nn.Module | None, sample: Sample) -> dict[str, LabelMap]:
         """``labels`` from the boxes."""
-        return {LABELS: box_fill(*_boxes(sample), sample.size)}
+        return {LABELS: box_fill(*boxes_of(sample), sample.size)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +111,7 @@ class GrabCut:
 
     def refine(self, model: nn.Module | None, sample: Sample) -> dict[str, LabelMap]:
         """``labels`` from the boxes and the photograph."""
-        boxes, labels = _boxes(sample)
+        boxes, labels = boxes_of(sample)
         image = sample.image.as_subclass(Tensor).cpu()
         masks = [grab_cut(image, box, self.iterations, self.min_filling) for box in boxes]
         return {LABELS: _stacked(masks, boxes, labels, sample.size)}
@@ -135,7 +135,7 @@ class BoxCrf:
 
     def refine(self, model: nn.Module | None, sample: Sample) -> dict[str, LabelMap]:
         """``labels`` from the boxes and the photograph; a class stays in its boxes."""
-        boxes, labels = _boxes(sample)
+        boxes, labels = boxes_of(sample)
         if not len(boxes):
             return {LABELS: torch.zeros(sample.size, dtype=torch.uint8)}
         ids = torch.cat([labels.new_zeros(1), labels.unique()])
@@ -231,12 +231,6 @@ def _stacked(masks: Sequence[Tensor], boxes: Tensor, labels: Tensor, size: tuple
     for k in area.argsort(descending=True, stable=True).tolist():
         out[masks[k]] = int(labels[k])
     return out
-
-
-def _boxes(sample: Sample) -> tuple[Tensor, Tensor]:
-    if sample.boxes is None or sample.box_labels is None:
-        raise WeaksegError(f"{sample.id} has no boxes: this step needs an annotation for every photograph")
-    return sample.boxes.as_subclass(Tensor), sample.box_labels
 
 
 def _scores(sample: Sample) -> ScoreMap:

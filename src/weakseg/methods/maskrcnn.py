@@ -17,7 +17,7 @@ from weakseg.models.backbones import build_backbone
 from weakseg.models.maskrcnn import FINEST, MaskRcnn, paste_masks
 from weakseg.ops.image import resize_image
 from weakseg.ops.instance_masks import instance_masks, mask_targets, reliable_mask_loss, with_empty_filled
-from weakseg.ops.noise import agreement
+from weakseg.ops.noise import agreement, two_label_maps
 from weakseg.types import (
     Augmentation,
     Backbone,
@@ -33,9 +33,6 @@ from weakseg.types import (
     WeaksegError,
     optimisation_of,
 )
-
-CRF, RETRIEVED = "crf", "ret"
-"""Names of the two label maps, Y_crf and Y_ret, among the seeds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +110,7 @@ class MaskRcnnOnReliable:
         boxes, ids = list(batch.boxes), list(batch.box_labels)
         pyramid = model(batch.images)
         losses, found = model.box_losses(batch.images, pyramid, boxes, ids)
-        crf, retrieved = _label_maps(batch)
+        crf, retrieved = two_label_maps(batch.seeds)
         logits = model.mask_logits(batch.images, pyramid, [f.boxes for f in found], [f.labels for f in found])
         side, targets, weights = logits.shape[-1], [], []
         for k, matches in enumerate(found):
@@ -148,18 +145,6 @@ class MaskRcnnOnReliable:
         probabilities = model.mask_logits(images, pyramid, [boxes], [labels]).sigmoid()
         back = boxes.new_tensor([sample.size[1] / width, sample.size[0] / height]).repeat(2)
         return Instances(paste_masks(probabilities, boxes * back, sample.size), labels, scores, boxes * back)
-
-
-def _label_maps(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Y_crf and Y_ret, uint8 (B, H, W) each; a single label map stands for both."""
-    seeds = batch.seeds
-    crf = seeds.get(CRF, next(iter(seeds.values())) if len(seeds) == 1 else None)
-    if crf is None:
-        raise WeaksegError(
-            f"maskrcnn reads the seeds {CRF!r} and {RETRIEVED!r}, or one label map; got {sorted(seeds) or 'none'}: "
-            f"write `seeds: {{{CRF}: STEP/{CRF}, {RETRIEVED}: STEP/{RETRIEVED}}}` in the recipe"
-        )
-    return crf, seeds.get(RETRIEVED, crf)
 
 
 METHODS = {

@@ -8,9 +8,44 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from weakseg.ops.boxes import class_masks
+from weakseg.ops.boxes import class_masks, definite_background, paste_by_class
+from weakseg.ops.crf import CrfParams, dense_crf, unary_from_probabilities
 from weakseg.ops.upsampling import upsampled_cosines, upsampled_means
 from weakseg.types import BACKGROUND, LabelMap
+
+
+def crf_labels(
+    image: Tensor,
+    maps: Tensor,
+    boxes: Tensor,
+    labels: Tensor,
+    ids: Tensor,
+    params: CrfParams,
+    *,
+    softmax: bool = True,
+    scale_factor: float = 1.0,
+) -> LabelMap:
+    """Y_crf: a CRF over u_0 and u_c, then the most probable class among those whose boxes are there (7.4, steps 3-5).
+
+    Args:
+        image: uint8 (3, H, W), RGB.
+        maps: float (1 + K, H, W), u_0 and the u_c of each box.
+        boxes: float (K, 4), XYXY pixels, half-open.
+        labels: int (K,), ids 1..C.
+        ids: uint8 (N,), 0 first, then the classes of `labels`, each once.
+        params: of the CRF; the published one is `ops.crf.recipe("bana_stage2")`.
+        softmax: see `box_unary`.
+        scale_factor: see `ops.crf.dense_crf`.
+
+    Returns:
+        uint8 (H, W).
+    """
+    size = (maps.shape[1], maps.shape[2])
+    background = definite_background(boxes, size)
+    of_classes = paste_by_class(maps[1:], boxes, labels, ids[1:])
+    unary = box_unary(torch.cat([maps[:1], of_classes]), background, softmax=softmax)
+    probabilities = dense_crf(image, unary_from_probabilities(unary), params, scale_factor=scale_factor)
+    return labels_in_boxes(probabilities, class_masks(boxes, labels, ids, size), ids, background)
 
 
 def box_unary(maps: Tensor, background: Tensor, *, softmax: bool = True) -> Tensor:

@@ -10,6 +10,7 @@ from torch.nn.functional import interpolate
 
 from weakseg.ops.bap import attention, background_queries, cell_masks
 from weakseg.ops.upsampling import upsample, upsampled_cosines, upsampled_means, upsampled_products
+from weakseg.types import ScoreMap, WeaksegError
 
 EPS = 1e-12
 """Added to maxima."""
@@ -116,3 +117,26 @@ def background_activation(activation: Tensor, background: Tensor) -> Tensor:
     tensor([[1.0000, 0.5000, 0.2500]])
     """
     return torch.where(background, 1.0, activation / (activation.max() + EPS))
+
+
+def in_box_order(maps: ScoreMap, count: int) -> Tensor:
+    """[u_0, u_c of each box], float (1 + K, H, W), in whatever order the score maps stand.
+
+    Args:
+        maps: one map of background (box -1) and one of each box.
+        count: K.
+
+    Raises:
+        WeaksegError: they are maps of something else.
+
+    >>> maps = ScoreMap(torch.tensor([7, 0], dtype=torch.uint8), torch.tensor([[[0.2]], [[0.8]]]), (1, 1),
+    ...                 torch.tensor([0, -1], dtype=torch.int32))
+    >>> in_box_order(maps, 1).flatten()
+    tensor([0.8000, 0.2000])
+    """
+    if maps.box is None or sorted(maps.box.tolist()) != list(range(-1, count)):
+        raise WeaksegError(
+            f"these score maps are not one a box and one of background, as bana.bap makes them of {count} boxes; run "
+            "that step again, or name it under `scores`"
+        )
+    return maps.scores[maps.box.argsort()]

@@ -7,7 +7,18 @@ edges rounded to whole pixels.
 import torch
 from torch import Tensor
 
-from weakseg.types import BACKGROUND, IGNORE, LabelMap, check_label_map
+from weakseg.types import BACKGROUND, IGNORE, LabelMap, Sample, WeaksegError, check_label_map
+
+
+def boxes_of(sample: Sample) -> tuple[Tensor, Tensor]:
+    """Boxes float (K, 4) and labels int64 (K,) of a photograph that has an annotation, perhaps of no object.
+
+    Raises:
+        WeaksegError: nobody has annotated the photograph.
+    """
+    if sample.boxes is None or sample.box_labels is None:
+        raise WeaksegError(f"{sample.id} has no boxes: this step needs an annotation for every photograph")
+    return sample.boxes.as_subclass(Tensor), sample.box_labels
 
 
 def pixel_boxes(boxes: Tensor, size: tuple[int, int]) -> Tensor:
@@ -179,6 +190,33 @@ def filling_rates(masks: LabelMap, boxes: Tensor, labels: Tensor) -> Tensor:
     inside = box_masks(boxes, (masks.shape[0], masks.shape[1])) & (masks != IGNORE)
     own = (masks[None] == labels[:, None, None].to(masks.device)) & inside
     return own.sum(dim=(1, 2)).float() / inside.sum(dim=(1, 2)).float()
+
+
+def box_confusion(logits: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """Count boxes by true and chosen class, int64 (C + 1, C + 1), rows truth.
+
+    Args:
+        logits: float (K, C + 1), background first; the highest is chosen, background too, which no box is.
+        labels: int64 (K,), ids 1..C.
+        num_classes: C + 1.
+
+    Raises:
+        WeaksegError: logits of other classes, or a label that is none.
+
+    >>> box_confusion(torch.tensor([[0.0, 2.0, 1.0], [3.0, 0.0, 1.0]]), torch.tensor([1, 2]), 3)
+    tensor([[0, 0, 0],
+            [0, 1, 0],
+            [1, 0, 0]])
+    """
+    if logits.shape != (len(labels), num_classes):
+        raise WeaksegError(
+            f"logits of {len(labels)} boxes are ({len(labels)}, {num_classes}), background first; got "
+            f"{tuple(logits.shape)}: is the network of other classes?"
+        )
+    if len(labels) and not 0 < int(labels.min()) <= int(labels.max()) < num_classes:
+        raise WeaksegError(f"labels of boxes are class ids 1 to {num_classes - 1}; got {labels.unique().tolist()}")
+    pairs = labels * num_classes + logits.argmax(dim=1)
+    return torch.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
 
 
 def truncated_boxes(boxes: Tensor, size: tuple[int, int]) -> Tensor:

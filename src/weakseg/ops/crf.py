@@ -23,6 +23,7 @@ from . import _lattice, _lattice_torch, _mean_field
 from ._lattice_filter import Lattice
 
 Backend: TypeAlias = Literal["auto", "numba", "torch"]
+CrfImage: TypeAlias = Literal["rgb", "wrapped_bgr"]
 
 
 @dataclass(frozen=True)
@@ -306,6 +307,12 @@ def crf_from_scores(
     unary = unary_from_probabilities(score_map.scores)
     probabilities = dense_crf(image, unary, params, scale_factor=scale_factor, backend=backend)
     return ScoreMap(score_map.ids, probabilities, score_map.size, score_map.box)
+
+
+def crf_image(image: Tensor, kind: CrfImage) -> Tensor:
+    """What a CRF is shown of a photograph, uint8 (3, H, W): the photograph itself, or `wrapped_bgr` of it."""
+    image = image.as_subclass(Tensor)
+    return wrapped_bgr(image) if kind == "wrapped_bgr" else image
 
 
 def wrapped_bgr(image: Tensor, mean: tuple[float, float, float] = (104.008, 116.669, 122.675)) -> Tensor:

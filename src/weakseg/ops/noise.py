@@ -5,11 +5,85 @@ Oh et al., "Background-Aware Pooling and Noise-Aware Loss for Weakly-Supervised 
 loss is 0, with a gradient of 0, where it has no pixel.
 """
 
+from collections.abc import Mapping
+from typing import Literal, TypeAlias
+
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
-from weakseg.types import IGNORE
+from weakseg.types import IGNORE, WeaksegError
+
+CRF, RETRIEVED = "crf", "ret"
+"""Names of the two label maps, Y_crf and Y_ret, among the outputs of ``bana.labels``, and among seeds."""
+
+Unreliable: TypeAlias = Literal["nal", "ignore", "entropy", "bootstrap"]
+"""What a loss makes of the pixels where two label maps disagree (supplement, Table 3)."""
+
+
+def two_label_maps(seeds: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Y_crf and Y_ret among the seeds of a step; one label map, under any name, stands for both.
+
+    Raises:
+        WeaksegError: there is neither ``crf`` nor exactly one label map.
+
+    >>> [labels.tolist() for labels in two_label_maps({"seeds": torch.tensor([[3]], dtype=torch.uint8)})]
+    [[[3]], [[3]]]
+    """
+    crf = seeds.get(CRF, next(iter(seeds.values())) if len(seeds) == 1 else None)
+    if crf is None:
+        raise WeaksegError(
+            f"this step reads the seeds {CRF!r} and {RETRIEVED!r}, or one label map; got {sorted(seeds) or 'none'}: "
+            f"write `seeds: {{{CRF}: STEP/{CRF}, {RETRIEVED}: STEP/{RETRIEVED}}}` in the recipe"
+        )
+    return crf.as_subclass(Tensor), seeds.get(RETRIEVED, crf).as_subclass(Tensor)
+
+
+def noise_aware_loss(
+    logits: Tensor,
+    cosines: Tensor,
+    crf: Tensor,
+    retrieved: Tensor,
+    *,
+    unreliable: Unreliable = "nal",
+    gamma: float = 7.0,
+    lam: float = 0.1,
+    beta: float = 1.0,
+    detach: bool = False,
+) -> dict[str, Tensor]:
+    """Eq. (14), L = L_ce + lambda L_wce, by its two terms; or with a rival in place of the second.
+
+    Args:
+        logits: float (B, C + 1, H, W).
+        cosines: float (B, C + 1, H, W), cos(phi, W_c), -1 to 1; read by ``nal`` alone.
+        crf: uint8 (B, H, W), Y_crf, the labels; 255 is counted nowhere.
+        retrieved: uint8 (B, H, W), Y_ret.
+        unreliable: what is done with ~S: ``nal`` cross-entropy weighted by `confidence`; ``ignore`` nothing;
+            ``entropy`` their entropy; ``bootstrap`` `bootstrapped` cross-entropy.
+        gamma: see `confidence`.
+        lam: lambda, the weight of the second term.
+        beta: see `bootstrapped`.
+        detach: whether sigma is a constant (the published code lets gradient through).
+
+    Returns:
+        ``ce``, Eq. (10), and ``wce``, ``entropy`` or ``bootstrap``, lambda included; float () each.
+
+    >>> label = torch.ones(1, 1, 1, dtype=torch.uint8)
+    >>> found = noise_aware_loss(torch.zeros(1, 2, 1, 1), torch.zeros(1, 2, 1, 1), label, 0 * label, lam=1.0)
+    >>> {name: round(float(term), 4) for name, term in found.items()}  # ln 2 where both disagree, sigma = 1
+    {'ce': 0.0, 'wce': 0.6931}
+    """
+    reliable, others = agreement(crf, retrieved)
+    loss = pixel_cross_entropy(logits, crf)
+    terms = {"ce": mean_over(loss, reliable)}
+    if unreliable == "nal":
+        sigma = confidence(cosines, crf, gamma)
+        terms["wce"] = lam * mean_over(loss, others, sigma.detach() if detach else sigma)
+    elif unreliable == "entropy":
+        terms["entropy"] = lam * mean_over(entropy(logits), others)
+    elif unreliable == "bootstrap":
+        terms["bootstrap"] = lam * mean_over(bootstrapped(logits, crf, beta), others)
+    return terms
 
 
 def agreement(crf: Tensor, retrieved: Tensor) -> tuple[Tensor, Tensor]:

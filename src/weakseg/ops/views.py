@@ -1,12 +1,13 @@
 """The views of a photograph that multi-scale inference sends through a network, and draws that depend on it alone."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from weakseg.ops.image import scale_image
+from weakseg.types import WeaksegError
 
 
 def scaled_views(
@@ -38,6 +39,36 @@ def scaled_views(
     for scale in scales:
         view = normalise(scale_image(image, scale).to(image.device if device is None else device))[None]
         yield torch.cat([view, view.flip(-1)]) if flip else view
+
+
+def turned_back(views: Tensor) -> Tensor:
+    """What a network made of one of `scaled_views`, (1 or 2, ..., w): that of the mirror image is mirrored again.
+
+    >>> turned_back(torch.tensor([[1, 2], [2, 1]])).tolist()
+    [[1, 2], [1, 2]]
+    """
+    return torch.cat([views[:1], views[1:].flip(-1)])
+
+
+def mean_of_views(views: Iterable[Tensor]) -> Tensor:
+    """Mean over all views and their mirror images, holding one view at a time.
+
+    Args:
+        views: float (1 or 2, ...) each, of one size; at least one.
+
+    Raises:
+        WeaksegError: there is no view.
+
+    >>> mean_of_views([torch.tensor([[1.0], [2.0]]), torch.tensor([[6.0]])])
+    tensor([3.])
+    """
+    total, count = None, 0
+    for view in views:
+        summed = view.sum(dim=0)
+        total, count = summed if total is None else total + summed, count + len(view)
+    if total is None:
+        raise WeaksegError("prediction needs at least one scale: set scales, such as [1.0]")
+    return total / count
 
 
 def generator_of(id: str) -> torch.Generator:

@@ -115,11 +115,20 @@ def test_predict_and_label_use_an_ended_run(place, ended):
         assert (place / "predicted" / own.name).read_bytes() == own.read_bytes()
     ids = [f.stem for f in sorted(photos.iterdir())][:3]
     (place / "tags.csv").write_text(f"image,tags\n{ids[0]},cat\n{ids[1]}.jpg,\n")
+    manifest = place / "run" / "seed-0" / "manifest.json"
+    recorded = manifest.read_text()
+    elsewhere = json.loads(recorded)  # the file that training began with lies relative to another folder, or nowhere
+    elsewhere["recipe"]["backbone"] |= {"weights": "../gone.safetensors"}
+    manifest.write_text(json.dumps(elsewhere))
     told = []
-    result = api.label(
-        photos, place / "tags.csv", place / "mine", run=place / "run", device="cpu", progress=False, say=told.append
-    )
+    try:
+        result = api.label(
+            photos, place / "tags.csv", place / "mine", run=place / "run", device="cpu", progress=False, say=told.append
+        )
+    finally:
+        manifest.write_text(recorded)
     assert result["photographs"] == 2
+    assert not any("learns" in line for line in told)
     assert ids[2] in result["skipped"]
     with Image.open(place / "mine" / "labels" / f"{ids[1]}.png") as mask:
         assert mask.getextrema() == (0, 0)

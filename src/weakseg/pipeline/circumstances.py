@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from weakseg.pipeline.results import leading, without_paths
+from weakseg.types import LATER
 
 HASH = 12  # characters of a sha256 that a page shows
 
@@ -80,6 +81,8 @@ def _weights(step: Mapping[str, Any]) -> str:
         start = "random"
     elif found == "pretrained":
         start = "timm's pretrained weights"
+    elif found == LATER:
+        start = "a network fitted before"
     else:
         start = f"a file of sha256 {found[:HASH]}..."
     return f"{backbone['name']} from {start}"

@@ -178,7 +178,7 @@ def _write_down(
 
 
 def _work(planned: Planned) -> str:
-    parts = [f"learns from {len(planned.fit_ids)}"] if planned.step.learns else []
+    parts = [f"learns from {len(planned.fit_ids)}"] if planned.fit_ids else []
     parts.append(f"{'judges' if planned.step.evaluates else 'writes'} {len(planned.ids)} photographs")
     half = (planned.folder / "plan.json").is_file()
     return ", ".join(parts) + (", resumed" if half else "")

@@ -15,7 +15,7 @@ from weakseg.data.store import Store, read_json
 from weakseg.models.backbones import backbone_from_name
 from weakseg.models.weights import file_hash
 from weakseg.pipeline.recipe import Folder, Resolved
-from weakseg.types import Backbone, WeaksegError, deciding_constants
+from weakseg.types import LATER, Backbone, WeaksegError, deciding_constants
 
 NUMBERS = 2
 """Raised when a change of the code changes the numbers of a step: older outputs are then computed anew."""
@@ -44,8 +44,8 @@ class Planned:
     Attributes:
         step: the configured step.
         folder: where its files go.
-        fit_ids, ids: photographs it learns from, and those it writes outputs for.
-        backbone: of a step that learns, else None.
+        fit_ids, ids: photographs it learns from (none if it was fitted before), and those it writes outputs for.
+        backbone: of a step with a network, else None; without weights if it was fitted before.
         parts: everything that decides the step's bytes, flat, by readable key.
         fingerprint: sha256 of `parts`.
     """
@@ -116,14 +116,17 @@ def plan(
             continue
         if hasattr(step.method, "for_classes"):
             step = replace(step, method=step.method.for_classes(dataset.classes))
-        fit_ids = lists.ids(dataset, step.spec.fit) if step.learns else ()
+        trains = step.learns and step.spec.fitted is None
+        fit_ids = lists.ids(dataset, step.spec.fit) if trains else ()
         ids = tuple(dict.fromkeys(i for name in step.lists for i in lists.ids(dataset, name)))
-        if step.learns and not fit_ids:
+        if trains and not fit_ids:
             raise _empty(step, lists.meant(step.spec.fit), "learn from")
         if not ids:
             raise _empty(step, " and ".join(lists.meant(name) for name in step.lists), "do")
         _check_needs(step, dataset, fit_ids, ids)
         backbone = backbone_of(step) if step.learns else None
+        if backbone is not None and not trains:  # the file it began with may be gone
+            backbone = replace(backbone, weights=LATER)
         parts = _parts(step, dataset, fit_ids, ids, backbone, planned, seed=seed, precision=precision)
         planned[step.name] = Planned(
             step=step,
@@ -217,8 +220,8 @@ def _parts(
 
 @cache
 def weights_hash(weights: str | None) -> str | None:
-    """sha256 of the weights file; ``"pretrained"`` and None as they are."""
-    return weights if weights in (None, "pretrained") else file_hash(Path(str(weights)))
+    """sha256 of the weights file; ``"pretrained"``, `LATER` and None as they are."""
+    return weights if weights in (None, "pretrained", LATER) else file_hash(Path(str(weights)))
 
 
 def _data_digest(dataset: Dataset, ids: tuple[str, ...], needs: frozenset[str]) -> str:

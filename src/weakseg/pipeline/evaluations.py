@@ -14,6 +14,7 @@ from weakseg.data.store import Store
 from weakseg.data.view import View
 from weakseg.evaluate._threads import each
 from weakseg.evaluate.boundaries import boundary_folder, evaluate_boundaries, of_masks, true_boundaries
+from weakseg.evaluate.boxes import evaluate_box_classes, evaluate_filling, evaluate_unreliable
 from weakseg.evaluate.confusion import evaluate_confusion
 from weakseg.evaluate.conventions import plain
 from weakseg.evaluate.coverage import Count, evaluate_coverage
@@ -24,11 +25,12 @@ from weakseg.evaluate.probes import PROBES, evaluate_probes
 from weakseg.evaluate.saliency import evaluate_saliency, foreground_share, lambda_errors, map_selection
 from weakseg.evaluate.sweep import evaluate_scores
 from weakseg.methods.amn import Amn, Probe
+from weakseg.methods.bana import Bap
 from weakseg.methods.eps import Eps
 from weakseg.ops.boundaries import MAX_DIST, WIDE_MAX_DIST
 from weakseg.ops.metrics import tag_map
 from weakseg.ops.saliency import saliency_of
-from weakseg.types import SALIENCY, Sample, WeaksegError
+from weakseg.types import LABELS, SALIENCY, SEEDS, Sample, WeaksegError
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,13 @@ class Look:
             raise WeaksegError("this evaluation wants `scores` or `seeds` in its step")
         store, key = self.source
         return store.read(id, key)
+
+    def readers(self) -> dict[str, Callable[[str], Any]]:
+        """A reader of each of the step's `seeds`, under the name that the recipe gives it."""
+        return {
+            LABELS if name == SEEDS else name: lambda id, store=store, key=key: store.read(id, key)  # type: ignore[misc]
+            for name, (store, key) in self.view.seeds.items()
+        }
 
     def truth(self, id: str) -> Any:
         """The true mask of `id`, or None."""
@@ -356,6 +365,72 @@ class Confusion:
 
 
 @dataclass(frozen=True, slots=True)
+class Filling:
+    """How full boxes are in each label map of `seeds` and in the true masks (BANA, fig. 4b)."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"mask", "boxes"})
+
+    def evaluate(self, look: Look) -> Outcome:
+        """Judge all label maps of `seeds`; a box counts if it has a pixel that is not 255 in each of them."""
+        readers, dataset = look.readers(), look.view.dataset
+        if not readers:
+            raise WeaksegError("evaluate.filling wants `seeds`: a step that makes label maps, or several by names")
+        result = evaluate_filling(
+            readers, look.truth, dataset.boxes, look.view.ids, dataset.classes, threads=look.threads
+        )
+        rows = [(f"in {name}", mean, "filling rate") for name, mean in result["mean"].items()]
+        rows += [(f"in {name}, off the truth by", error, "filling rate") for name, error in result["error"].items()]
+        return Outcome("filling", tuple(row for row in rows if row[1] is not None), result)
+
+
+@dataclass(frozen=True, slots=True)
+class UnreliableRegions:
+    """The share of 255 in label maps, and their mIoU without it and with it as an error (methods.md 7.7, row 19)."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"mask"})
+
+    def evaluate(self, look: Look) -> Outcome:
+        """Judge the label maps of `seeds`, such as ``labels/reliable`` of BANA."""
+        result = evaluate_unreliable(
+            look.read, look.truth, look.view.ids, look.view.dataset.classes, threads=look.threads
+        )
+        rows = (
+            ("", result["share"], "of all pixels"),
+            ("left out", result["dropped"]["miou"], "mIoU"),
+            ("counted as errors", result["as_errors"]["miou"], "mIoU"),
+        )
+        return Outcome("unreliable", rows, result)
+
+
+@dataclass(frozen=True, slots=True)
+class BoxClasses:
+    """How many true boxes the classifier that `model` lends calls by their class (methods.md 7.6)."""
+
+    needs: ClassVar[frozenset[str]] = frozenset({"boxes"})
+
+    def evaluate(self, look: Look) -> Outcome:
+        """Classify the boxes of each annotated photograph from their pooled vectors."""
+        if look.model is None or not isinstance(look.lender, Bap):
+            raise WeaksegError("evaluate.box_classes wants `model`: a step of bana.bap")
+        lender, sample = look.lender, look.samples()
+        model: Any = look.model
+
+        def classify(id: str) -> tuple[Tensor, Tensor] | None:
+            seen = sample(id)
+            if seen.box_labels is None:
+                return None
+            with torch.inference_mode():
+                return lender.classify_boxes(model, seen), seen.box_labels
+
+        result = evaluate_box_classes(classify, look.view.ids, look.view.dataset.classes)
+        rows = (
+            ("", result["accuracy"], "accuracy"),
+            ("answering background", result["as_background"], "of all boxes"),
+        )
+        return Outcome("box_classes", rows, result)
+
+
+@dataclass(frozen=True, slots=True)
 class InstanceMasks:
     """Average precision of instances by VOC's rule (IRN's numbers) and by COCO's (methods.md 4)."""
 
@@ -384,5 +459,8 @@ EVALUATIONS: dict[str, Any] = {
     "probes": Probes(),
     "boundaries": Boundaries(),
     "confusion": Confusion(),
+    "filling": Filling(),
+    "unreliable": UnreliableRegions(),
+    "box_classes": BoxClasses(),
     "instances": InstanceMasks(),
 }

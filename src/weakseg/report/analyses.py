@@ -19,8 +19,8 @@ def boundary_rows(groups: Iterable[Group]) -> list[dict[str, Any]]:
         results = [e["result"] for e in group]
         for k, first in enumerate(results[0]["tolerances"]):
             same = [r["tolerances"][k] for r in results]
-            numbers = {key: _mean(t[key] for t in same) for key in ("precision", "recall", "f1")}
-            about = {"title": _title(group[0]), "split": group[0].get("split"), "first": k == 0}
+            numbers = {key: mean_of(t[key] for t in same) for key in ("precision", "recall", "f1")}
+            about = {"title": title_of(group[0]), "split": group[0].get("split"), "first": k == 0}
             source = results[0]["conventions"]["true boundaries"]
             rows.append({**about, "max_dist": first["max_dist"], **numbers, "source": source})
     return rows
@@ -72,10 +72,10 @@ def _card(group: Group) -> dict[str, Any]:
         by_context = heat_table(foreground, first["context"], _turned(ratios)[1:])
     among = [_over_seeds(row) for row in zip(*(r["class_ratios"] for r in results), strict=True)]
     return {
-        "title": _title(group[0]),
+        "title": title_of(group[0]),
         "split": group[0].get("split"),
         "pairs": [_pair(same) for same in zip(*(r["pairs"] for r in results), strict=True)],
-        "mean_ratio": _mean(r["mean_ratio"] for r in results),
+        "mean_ratio": mean_of(r["mean_ratio"] for r in results),
         "counted": first["conventions"]["confusion ratio"],
         "chosen": first["conventions"]["pairs"],
         "images": first["images"],
@@ -86,7 +86,7 @@ def _card(group: Group) -> dict[str, Any]:
 
 
 def _pair(same: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    numbers = {key: _mean(p[key] for p in same) for key in ("ratio", "iou", "co_occurrence")}
+    numbers = {key: mean_of(p[key] for p in same) for key in ("ratio", "iou", "co_occurrence")}
     return {"class": same[0]["class"], "with": same[0]["with"], **numbers}
 
 
@@ -105,17 +105,19 @@ def _outstanding(values: Sequence[Sequence[float | None]]) -> list[int]:
 
 
 def _over_seeds(rows: Sequence[Sequence[float | None]]) -> list[float | None]:
-    return [_mean(values) for values in zip(*rows, strict=True)]
+    return [mean_of(values) for values in zip(*rows, strict=True)]
 
 
 def _turned(rows: Sequence[Sequence[float | None]]) -> list[list[float | None]]:
     return [list(column) for column in zip(*rows, strict=True)]
 
 
-def _title(evaluation: Mapping[str, Any]) -> str:
+def title_of(evaluation: Mapping[str, Any]) -> str:
+    """What the page calls an evaluation: the recipe's title for it, else what it judges, else its step."""
     return str(evaluation.get("title") or evaluation.get("of") or evaluation["step"])
 
 
-def _mean(values: Iterable[float | None]) -> float | None:
+def mean_of(values: Iterable[float | None]) -> float | None:
+    """Mean of those that are there."""
     found = [v for v in values if v is not None]
     return statistics.fmean(found) if found else None

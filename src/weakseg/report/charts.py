@@ -1,15 +1,18 @@
 """Charts as SVG inside the page: they take its colours, light or dark, and need no library in the browser."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from jinja2 import Environment, PackageLoader
 from markupsafe import Markup
 
 WIDTH, NARROW, HEIGHT = 640, 400, 300  # of the curve, of the histogram beside it, of both
 LEFT, RIGHT, TOP, BOTTOM = 44, 16, 28, 48
 TICKS = 5
+SMALL, LEVELS, BODY = (200, 170), 33, 0.42  # of a small chart: pixels, points of an outline, half a violin's share
+THIN = 0.004  # share of its widest place at which an outline ends
 
 environment = Environment(
     loader=PackageLoader("weakseg.report", "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True
@@ -84,6 +87,56 @@ def histogram(edges: Sequence[float], counts: Sequence[float], label: str) -> Ma
     return _draw(
         "histogram.svg", NARROW, bars=bars, bar_width=round(step - 2, 1), x_ticks=ticks, top=f"{top:g}", label=label
     )
+
+
+def violins(values: Mapping[str, Sequence[float]], label: str) -> Markup:
+    """A small chart of distributions side by side: outlines with the middle half and the median.
+
+    Args:
+        values: source -> its values, 0-1, at least one; ``truth`` has a colour of its own.
+        label: for those who hear the page.
+    """
+    width, height = SMALL
+    left, top, bottom = 30, 10, height - 10
+    step = (width - left) / max(1, len(values))
+
+    def y(value: float) -> float:
+        return round(bottom - (bottom - top) * float(value), 1)
+
+    def violin(place: int, source: str, own: Sequence[float]) -> dict[str, Any]:
+        x = left + (place + 0.5) * step
+        found = density(own)
+        levels, half = (row[found > THIN] for row in (np.linspace(0, 1, LEVELS), BODY * step * found))
+        sides = [*zip(x + half, levels, strict=True), *zip((x - half)[::-1], levels[::-1], strict=True)]
+        lower, median, upper = np.quantile(own, (0.25, 0.5, 0.75))
+        return {
+            "place": "t" if source == "truth" else place,
+            "x": round(x, 1),
+            "outline": " ".join(f"{a:.1f},{y(b)}" for a, b in sides),
+            **{"lower": y(lower), "median": y(median), "upper": y(upper)},
+            "title": f"{source}: median {100 * median:.0f}, middle half {100 * lower:.0f} to {100 * upper:.0f}",
+        }
+
+    drawn = [violin(place, *pair) for place, pair in enumerate(values.items()) if pair[1]]
+    ticks = [{"at": y(k / 2), "text": f"{50 * k}"} for k in range(3)]
+    values_of = {"width": width, "height": height, "left": left, "y_ticks": ticks, "violins": drawn, "label": label}
+    return Markup(environment.get_template("violins.svg").render(values_of))  # the template has escaped
+
+
+def density(values: Sequence[float], levels: int = LEVELS) -> np.ndarray:
+    """How dense values of 0-1 lie at even levels, over the highest; float (levels,), 0-1.
+
+    A Gaussian kernel of Silverman's width, 0.03 or more, mirrored at 0 and at 1, beyond which nothing can lie.
+
+    >>> density([0.0, 0.0, 1.0], 3).round(2)
+    array([1.  , 0.27, 0.5 ])
+    """
+    known, at = np.asarray(values, float), np.linspace(0, 1, levels)
+    spread = min(float(known.std()), float(np.subtract(*np.quantile(known, (0.75, 0.25)))) / 1.34 or np.inf)
+    width = max(0.9 * spread * len(known) ** -0.2, 0.03)
+    mirrored = np.concatenate([known, -known, 2 - known])
+    found: np.ndarray = np.exp(-(((at[:, None] - mirrored) / width) ** 2) / 2).sum(axis=1)
+    return found / found.max()
 
 
 def _draw(template: str, width: int, **values: Any) -> Markup:

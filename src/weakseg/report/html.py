@@ -12,12 +12,13 @@ from weakseg._words import duration
 from weakseg.data.store import colour, read_bytes, read_json, write_text
 from weakseg.evaluate.conventions import conventions
 from weakseg.ops.thresholds import ONE_POINT
-from weakseg.report.analyses import boundary_rows, confusion_cards, ratio
+from weakseg.report.analyses import boundary_rows, confusion_cards, mean_of, ratio, title_of
+from weakseg.report.boxes import class_columns, filling_cards, unreliable_rows
 from weakseg.report.charts import environment, histogram, threshold_curve
 from weakseg.types import WeaksegError
 
 IMAGE_TYPES = {".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".png": "image/png", ".webp": "image/webp"}
-FRACTIONS = ("mIoU", "mAP", "IoU", "AP", "F1", "precision", "recall")
+FRACTIONS = ("mIoU", "mAP", "IoU", "AP", "F1", "precision", "recall", "accuracy", "filling rate", "of all pixels")
 """Units that are fractions in JSON and points on the page."""
 LEGEND = 40  # classes that a legend still helps with
 LEVELS = {"error": 0, "warning": 1}
@@ -74,6 +75,9 @@ def render(data: Mapping[str, Any], run: Path) -> str:
         tag_tables=[_tags(group, classes) for group in evaluations if group[0]["kind"] == "tags"],
         boundaries=boundary_rows(group for group in evaluations if group[0]["kind"] == "boundaries"),
         confusions=confusion_cards(group for group in evaluations if group[0]["kind"] == "confusion"),
+        fillings=filling_cards(group for group in evaluations if group[0]["kind"] == "filling"),
+        unreliable=unreliable_rows(group for group in evaluations if group[0]["kind"] == "unreliable"),
+        by_class=class_columns(group for group in evaluations if group[0]["kind"] in ("coverage", "box_classes")),
         ratio=ratio,
         legend=_legend(classes) if len(classes) <= LEGEND else [],
         gallery=_gallery(data.get("gallery", ()), run),
@@ -142,16 +146,6 @@ def _groups(evaluations: Iterable[Mapping[str, Any]]) -> list[list[Mapping[str, 
     return list(groups.values())
 
 
-def _title(evaluation: Mapping[str, Any]) -> str:
-    return str(evaluation.get("title") or evaluation.get("of") or evaluation["step"])
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    """Mean of those that are there."""
-    found = [v for v in values if v is not None]
-    return statistics.fmean(found) if found else None
-
-
 def _sweep(group: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Curves of all seeds on one chart, with the mean of the numbers that each seed reports."""
     results = [e["result"] for e in group]
@@ -164,19 +158,19 @@ def _sweep(group: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     counts = [sum(values) for values in zip(*(o["counts"] for o in own), strict=True)]
     fixed = results[0]["fixed"]["threshold"]
     return {
-        "title": _title(group[0]),
+        "title": title_of(group[0]),
         "split": group[0].get("split"),
         "seeds": len(curves),
         "curve": threshold_curve(thresholds, curves, fixed=fixed, plateau=plateau),
         "fixed": fixed,
-        "fixed_miou": _mean(r["fixed"]["miou"] for r in results),
+        "fixed_miou": mean_of(r["fixed"]["miou"] for r in results),
         "best": statistics.fmean(r["best"]["threshold"] for r in results),
-        "best_miou": _mean(r["best"]["miou"] for r in results),
+        "best_miou": mean_of(r["best"]["miou"] for r in results),
         "plateau": plateau,
         "area": statistics.fmean(r["area"] for r in results),
         "histogram": histogram(own[0]["edges"], counts, "best threshold, photographs") if own else None,
-        "own_mean": _mean(o["mean"] for o in own),
-        "own_std": _mean(o["std"] for o in own),
+        "own_mean": mean_of(o["mean"] for o in own),
+        "own_std": mean_of(o["std"] for o in own),
     }
 
 
@@ -191,19 +185,27 @@ def _plateau(thresholds: Sequence[float], miou: Sequence[float], best: int) -> t
 
 
 def _columns(group: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A column of the class table for label maps; for a sweep the fixed threshold alone, the honest one."""
-    kind, results = group[0]["kind"], [e["result"] for e in group]
-    if kind not in ("masks", "sweep"):
+    """Columns of the class table: label maps, with unreliable pixels both ways; score maps at the fixed threshold."""
+    kind, results, title = group[0]["kind"], [e["result"] for e in group], title_of(group[0])
+    if kind == "masks":
+        parts = {title: results}
+    elif kind == "sweep":  # the fixed threshold alone, the honest one
+        parts = {f"{title} at {results[0]['fixed']['threshold']:.2f}": [r["fixed"] for r in results]}
+    elif kind == "unreliable":
+        parts = {
+            f"{title} left out": [r["dropped"] for r in results],
+            f"{title} as errors": [r["as_errors"] for r in results],
+        }
+    else:
         return []
-    title = _title(group[0])
-    if kind == "sweep":
-        title += f" at {results[0]['fixed']['threshold']:.2f}"
-        results = [r["fixed"] for r in results]
-    column: dict[str, Any] = {"title": title, "split": group[0].get("split"), "by_truth": False}
-    column["miou"] = _mean(r["miou"] for r in results)
+    return [{"split": group[0].get("split"), "by_truth": False, **_column(*part)} for part in parts.items()]
+
+
+def _column(title: str, results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    column: dict[str, Any] = {"title": title, "miou": mean_of(r["miou"] for r in results)}
     for key in ("iou", "precision", "recall"):
-        column[key] = [_mean(values) for values in zip(*(r[key] for r in results), strict=True)]
-    return [column]
+        column[key] = [mean_of(values) for values in zip(*(r[key] for r in results), strict=True)]
+    return column
 
 
 def _class_rows(names: Sequence[str], columns: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -220,12 +222,12 @@ def _class_rows(names: Sequence[str], columns: Sequence[Mapping[str, Any]]) -> l
 
 def _tags(group: Sequence[Mapping[str, Any]], classes: Sequence[str]) -> dict[str, Any]:
     results = [e["result"] for e in group]
-    per_class = [_mean(values) for values in zip(*(r["per_class"] for r in results), strict=True)]
+    per_class = [mean_of(values) for values in zip(*(r["per_class"] for r in results), strict=True)]
     return {
-        "title": _title(group[0]),
+        "title": title_of(group[0]),
         "split": group[0].get("split"),
-        "mean": _mean(r["mean"] for r in results),
-        "chance": _mean(r["chance"] for r in results),
+        "mean": mean_of(r["mean"] for r in results),
+        "chance": mean_of(r["chance"] for r in results),
         "rows": [{"name": n, "value": v} for n, v in zip(classes, per_class, strict=True)],
     }
 
@@ -272,7 +274,7 @@ def _times(times: Iterable[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], fl
             "stage": stage,
             "seconds": means[step, stage],
             "share": means[step, stage] / whole,
-            "speed": _mean(t.get("images_per_second") for t in group),
+            "speed": mean_of(t.get("images_per_second") for t in group),
         }
         for (step, stage), group in groups.items()
     ]
@@ -284,7 +286,7 @@ def _departures(evaluations: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict
     default, found = conventions(), []
     for group in evaluations:
         own = group[0]["result"].get("conventions") or default
-        changed = [f"{what} {how}" for what, how in own.items() if default.get(what) != how and what != "as in"]
+        changed = [f"{what} {how}" for what, how in own.items() if default.get(what, how) != how and what != "as in"]
         if changed:
-            found.append({"title": _title(group[0]), "text": f"{'; '.join(changed)} (as in {own.get('as in', '?')})"})
+            found.append({"title": title_of(group[0]), "text": f"{'; '.join(changed)} (as in {own.get('as in', '?')})"})
     return found

@@ -364,6 +364,7 @@ def test_boxes_are_classified_by_their_vectors(classifier):
     assert tuple(logits.shape) == (2, CLASSES + 1)
     _, r = bap_vectors(classifier.describe(photo), photo.boxes, torch.ones(photo.size, dtype=torch.bool))
     torch.testing.assert_close(logits[1], (r[4:] @ classifier.weight.T).mean(0))
+    assert tuple(BAP.classify_boxes(classifier, sample(boxes=(), labels=())).shape) == (0, CLASSES + 1)
 
 
 def test_a_network_of_other_classes_scores_unseen_ones(classifier):

@@ -202,7 +202,7 @@ class Bap:
         boxes, _ = boxes_of(sample)
         features, valid = model.describe(sample), torch.ones(sample.size, dtype=torch.bool, device=model.device)
         _, pooled = self.vectors(features, boxes.to(model.device), valid)
-        return model.classify(pooled).reshape(len(boxes), self.roi_size**2, -1).mean(dim=1)
+        return model.classify(pooled).reshape(len(boxes), self.roi_size**2, len(model.weight)).mean(dim=1)
 
 
 # --- stage 2: two label maps (sec. 3.2) ---

@@ -131,6 +131,35 @@ def swapped(text):
 
 
 @pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["run", "cam-crf-mobile", "--data", "empty", "--out", "o"], "photograph"),
+        (["run", "cam-crf-mobil", "--data", ".", "--out", "o"], "did you mean 'cam-crf-mobile'"),
+        (["run", "demo", "--data", ".", "--out", "o", "--set", "cam.crp=3"], "did you mean 'crop'"),
+        (["run", "demo", "--data", ".", "--out", "o", "--weights", "weights.pth"], "missing"),
+        (["predict", "empty", ".", "--out", "o"], "run folder"),
+        (["report", "empty"], "report.json"),
+        (["evaluate", "--pred", "empty", "--truth", "empty"], "PNG"),
+        (["weights", "convert", "weights.pth", "w.safetensors"], "not readable weights"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value[:2]),
+)
+def test_every_verb_refuses_what_it_cannot_use(tmp_path, monkeypatch, refused, arguments, says):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "weights.pth").write_bytes(b"not weights")
+    monkeypatch.chdir(tmp_path)
+    assert says in refused(*arguments)
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_check_of_nothing(tmp_path, weakseg):
+    code, text = weakseg("data", "check", tmp_path / "nowhere")
+    assert code == 1
+    assert "nowhere is not there" in text
+    assert "Traceback" not in text
+
+
+@pytest.mark.parametrize(
     ("spoil", "says"),
     [
         (edit("tags.csv", lambda t: t.replace("dog", "dgo", 1)), "unknown tag 'dgo' (did you mean 'dog'?)"),

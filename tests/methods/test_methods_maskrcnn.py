@@ -8,7 +8,7 @@ from torchvision import tv_tensors
 
 from weakseg.methods.maskrcnn import METHODS
 from weakseg.models.maskrcnn import paste_masks
-from weakseg.types import Backbone, Batch, Instances, Sample, Step, WeaksegError
+from weakseg.types import Backbone, Batch, Instances, Sample, Step, WeaksegError, deciding_constants
 
 BACKBONE = Backbone("resnet10t", weights=None, output_stride=32, create={"channels": [8, 16, 16, 16]})
 TINY = replace(
@@ -90,6 +90,13 @@ def test_a_batch_without_any_object_learns_background():
     found = values(network(), batch(maps(), maps(), boxes=(), ids=()))
     assert found["mask"] == found["box"] == 0
     assert found["objectness"] > 0
+
+
+def test_a_run_begun_before_the_warm_up_goes_on_where_there_is_none():
+    """torchvision's recipe has one; the mobile settings, chosen without, keep their fingerprint."""
+    assert (METHODS["resnet50"].optimisation.warmup, METHODS["mobile"].optimisation.warmup) == (1000, 0)
+    assert not {"warmup", "optimiser"} & set(deciding_constants(METHODS["mobile"]))
+    assert replace(TINY, optimiser="adamw", warmup=7).optimisation.optimiser == "adamw"
 
 
 def test_what_is_missing_is_told():

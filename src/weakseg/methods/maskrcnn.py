@@ -7,8 +7,9 @@ To reach on COCO test: 22.2 AP (47.1 AP50) from two label maps, 20.7 from Y_crf 
 masks. Its backbone and schedule there are not told; these are ResNet50 with a feature pyramid and the usual "1x".
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -45,6 +46,10 @@ class MaskRcnnOnReliable:
 
     needs: ClassVar[frozenset[str]] = frozenset({"boxes"})
     writes: ClassVar[tuple[str, ...]] = ("instances",)
+    added: ClassVar[Mapping[str, Any]] = {
+        "optimiser": "sgd",
+        "warmup": 0,
+    }  # since runs exist, and what stands for before
 
     # masks
     reliable_only: bool = True  # False: all pixels of Y_crf
@@ -67,8 +72,10 @@ class MaskRcnnOnReliable:
     new_factor: float = 1.0
     weight_decay: float = 1e-4
     momentum: float = 0.9
-    schedule: str = "step"
+    optimiser: Literal["sgd", "adam", "adamw"] = "sgd"
+    schedule: Literal["poly", "step", "constant"] = "step"
     milestones: tuple[int, ...] = (60_000, 80_000)
+    warmup: int = 1000  # steps, as torchvision trains detectors: at its full rate a new one diverges
     # prediction
     long_side: int = 1333
     score_threshold: float = 0.05
@@ -82,7 +89,7 @@ class MaskRcnnOnReliable:
 
     @property
     def optimisation(self) -> Optimisation:
-        """SGD; the rate falls to a tenth at each of `milestones`, in optimiser steps."""
+        """The rate rises for `warmup` optimiser steps; with ``step`` it falls to a tenth at each of `milestones`."""
         return optimisation_of(self)
 
     def build(self, num_classes: int, backbone: Backbone) -> MaskRcnn:
@@ -159,9 +166,10 @@ METHODS = {
         iterations=None,
         epochs=8,
         batch_size=8,
-        lr=0.001,  # 0.01 diverges in its first steps: there is no warm-up
+        lr=0.001,  # 0.01 diverges in its first steps without a warm-up
         schedule="poly",
         milestones=(),
+        warmup=0,
     ),
 }
 

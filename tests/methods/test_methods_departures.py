@@ -11,12 +11,19 @@ from weakseg.pipeline.evaluations import EVALUATIONS
 from weakseg.pipeline.recipe import configure
 
 PAGE = Path(__file__).parents[2] / "docs" / "departures.md"
-STEPS = {"cam": ("cam.resnet38", "cam.resnet50"), "eps": ("eps.voc",), "amn": ("amn",)}
+STEPS = {
+    "cam": ("cam.resnet38", "cam.resnet50"),
+    "eps": ("eps.voc",),
+    "amn": ("amn",),
+    "bap": ("bana.bap",),
+    "labels": ("bana.labels",),
+    "nal": ("bana.nal",),
+}
 SETTINGS = re.findall(r"`([a-z]+)\.([a-z_]+)=([^`]+)`", PAGE.read_text())
 
 
 def test_the_page_names_settings():
-    assert len(SETTINGS) > 25
+    assert len(SETTINGS) > 45
     assert {step for step, _, _ in SETTINGS} == {*STEPS, "masks"}
 
 

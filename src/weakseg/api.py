@@ -283,6 +283,8 @@ def predict(
         run: the run's folder.
         photos: folder of photographs.
         out: receives palette PNGs named by file stem, at each photograph's own size; those that are there are kept.
+            From a network of instances: ``instances.json`` (COCO, run lengths), ``instances/`` with a file for each
+            photograph, and ``previews/`` with those of score 0.5 and more.
         seed: which of the run's seeds.
         device, workers, progress, say: as in `run`.
 
@@ -292,7 +294,7 @@ def predict(
     from weakseg import _ranks, infer
     from weakseg.data.dataset import open_photos
     from weakseg.data.view import View
-    from weakseg.pipeline.labelling import FlatStore, network_of
+    from weakseg.pipeline.labelling import InstanceStore, network_of, prediction_store
 
     _ranks.join(device)
     manifest = _manifest(Path(run), seed)
@@ -301,10 +303,10 @@ def predict(
         raise WeaksegError(f"{run} trained no segmentation network: recipe {manifest['recipe']['name']} ends before it")
     dataset = open_photos(photos, classes=manifest["classes"])
     method, model = network_of(Path(run) / f"seed-{seed}", manifest, step, device)
-    store = FlatStore(Path(out))
+    store = prediction_store(method, Path(out))
     _ranks.first(lambda: store.claim(dataset, network=f"{step} of {run}, seed {seed}", digest=_digest(manifest, step)))
     infer.map_samples(
-        lambda sample: {LABELS: method.predict(model, sample)},
+        lambda sample: {store.key: method.predict(model, sample)},
         View(dataset=dataset, ids=dataset.ids, need_tags=False),
         store,
         workers=workers,
@@ -312,7 +314,9 @@ def predict(
         progress=progress,
         label="predict",
     )
-    say(f"{len(dataset.ids)} masks in {out}")
+    if isinstance(store, InstanceStore):
+        _ranks.first(lambda: _show_instances(dataset, store, progress))
+    say(f"{len(dataset.ids)} {'photographs with instances' if store.key != LABELS else 'masks'} in {out}")
     return Path(out)
 
 
@@ -678,6 +682,14 @@ def _show_labels(dataset: Any, planned: Any, folder: Path, progress: bool) -> No
     link_masks(planned, folder)
     write_text(folder / "classes.txt", "".join(f"{name}\n" for name in dataset.classes))
     write_previews(dataset, planned, folder / "previews", progress=progress)
+
+
+def _show_instances(dataset: Any, store: Any, progress: bool) -> None:
+    """One file of all predicted instances, and previews."""
+    from weakseg.report.pictures import write_instance_previews
+
+    store.finish(dataset)
+    write_instance_previews(dataset, dataset.ids, store.instances, store.folder / "previews", progress=progress)
 
 
 def _tell_skipped(dataset: Any, tags: str | Path, say: Say) -> None:

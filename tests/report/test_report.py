@@ -16,10 +16,10 @@ from weakseg.evaluate.conventions import CONVENTIONS
 from weakseg.evaluate.masks import evaluate_masks
 from weakseg.evaluate.sweep import evaluate_scores
 from weakseg.report.charts import histogram, threshold_curve
-from weakseg.report.figures import colour_mask, heatmap, jpeg, overlay
+from weakseg.report.figures import colour_mask, heatmap, instance_overlay, jpeg, overlay
 from weakseg.report.gallery import pick
 from weakseg.report.html import number, points, write_report
-from weakseg.types import ScoreMap, WeaksegError
+from weakseg.types import Instances, ScoreMap, WeaksegError
 
 CLASSES = ["cat", "dog <b>"]
 EVIL = "<script>alert(1)</script>"
@@ -289,6 +289,23 @@ def test_histogram_bars_are_as_high_as_their_counts():
 
 
 # --- figures ---
+
+
+def test_instances_are_drawn_apart_the_better_one_on_top_and_doubtful_ones_not_at_all():
+    masks = torch.zeros(3, 90, 100, dtype=torch.bool)
+    masks[0, 20:60, 10:50] = masks[1, 20:60, 30:90] = True
+    masks[2, 70:, :] = True
+    boxes = torch.tensor([[10.0, 20, 50, 60], [30, 20, 90, 60], [0, 70, 100, 90]])
+    found = Instances(masks, torch.tensor([2, 2, 1]), torch.tensor([0.6, 0.9, 0.4]), boxes)
+    photo = torch.zeros(3, 90, 100, dtype=torch.uint8)
+    shown = instance_overlay(photo, found, ["cat", "dog"])
+    assert shown.shape == (90, 100, 3)
+    alone, shared, other = (shown[50, x].tolist() for x in (20, 40, 80))
+    assert shared == other != alone
+    assert not shown[65:].any()
+    assert shown[20:45, 35:85].max() == 255  # its name
+    assert not instance_overlay(photo, found, ["cat", "dog"], least=0.95).any()
+    assert instance_overlay(photo, found, ["cat", "dog"], long_side=50).shape == (45, 50, 3)
 
 
 def test_overlay_colours_objects_dims_background_and_leaves_its_inputs():

@@ -144,9 +144,9 @@ def link_outputs(recipe: Recipe, chain: Chain, out: Path) -> None:
     Each step that makes instances has one COCO JSON.
     """
     for role, folder in ((recipe.labels, out / "labels"), (recipe.predictions, out / "predictions")):
-        if role is None or role not in chain.steps:
-            continue
-        link_masks(chain.steps[role], folder)
+        made = chain.steps.get(role or "")
+        if made is not None and LABELS in made.step.writes:  # instances have a file of their own
+            link_masks(made, folder)
     for planned in chain.steps.values():
         if INSTANCES in planned.step.writes and not planned.step.evaluates:
             write_instances_json(chain, planned, out / INSTANCES / f"{INSTANCES}_{planned.name}.json")
@@ -156,10 +156,11 @@ def write_instances_json(chain: Chain, planned: Planned, path: Path) -> int:
     """The instances of a step as one COCO JSON, with the pixels that its ``reliable`` map doubts; returns how many."""
     store = planned.store
     doubts = (lambda id: store.labels(id, RELIABLE)) if RELIABLE in planned.step.writes else None
-    return write_coco_instances(path, chain.dataset, planned.ids, lambda id: _instances(store, id), doubts)
+    return write_coco_instances(path, chain.dataset, planned.ids, lambda id: read_instances(store, id), doubts)
 
 
-def _instances(store: Store, id: str) -> Instances:
+def read_instances(store: Store, id: str) -> Instances:
+    """The instances of photograph `id` in a step's store; raises WeaksegError if it holds something else there."""
     found = store.read(id, INSTANCES)
     if not isinstance(found, Instances):
         raise WeaksegError(f"{store.folder} holds {store.kind(INSTANCES)} under {INSTANCES!r}; instances were wanted")

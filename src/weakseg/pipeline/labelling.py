@@ -3,17 +3,19 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from torch import nn
 
+from weakseg.data.coco_write import write_coco_instances
 from weakseg.data.dataset import Dataset
 from weakseg.data.store import Store, read_json, read_label_map, write_json, write_label_map, write_text
+from weakseg.pipeline.book import INSTANCES, read_instances
 from weakseg.pipeline.evaluations import Tags
 from weakseg.pipeline.plan import backbone_of
 from weakseg.pipeline.recipe import Recipe, Resolved, parse_recipe, resolve
 from weakseg.pipeline.run import load_fitted
-from weakseg.types import LABELS, LabelMap, Outputs, WeaksegError
+from weakseg.types import LABELS, Instances, LabelMap, Outputs, WeaksegError
 
 
 def labelling(recipe: Recipe, run: Path | None = None, manifest: Mapping[str, Any] | None = None) -> Recipe:
@@ -65,14 +67,27 @@ def network_of(seed_folder: Path, manifest: Mapping[str, Any], step: str, device
     return resolved.method, model
 
 
-class FlatStore(Store):
-    """Label maps alone, as ``folder/<id>.png``: what people want who only came for masks."""
+def prediction_store(method: Any, folder: Path) -> "PredictionStore":
+    """Where the predictions of a segmenter for new photographs go: label maps flat, instances with one COCO JSON."""
+    return InstanceStore(folder) if INSTANCES in getattr(method, "writes", ()) else FlatStore(folder)
+
+
+class PredictionStore(Store):
+    """What one network made of a folder of photographs, under one key, in a folder of its own.
+
+    Attributes:
+        key: of the outputs.
+        files: patterns of the files it writes; those of anybody else are never overwritten.
+    """
+
+    key: ClassVar[str]
+    files: ClassVar[tuple[str, ...]]
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(folder, (LABELS,))
+        super().__init__(folder, (self.key,))
 
     def claim(self, dataset: Dataset, *, network: str, digest: str) -> None:
-        """Begin, or go on with, the masks of one network in a folder that holds no other PNG; write ``classes.txt``.
+        """Begin, or go on with, the masks of one network in a folder that holds no others; write ``classes.txt``.
 
         Args:
             dataset: the photographs; their own folder is refused.
@@ -92,13 +107,35 @@ class FlatStore(Store):
                     f"{self.folder} holds masks of another network, {earlier.get('network')}; "
                     "choose another --out, or remove the folder"
                 )
-        elif stranger := next(self.folder.glob("*.png"), None):
+        elif stranger := next((f for pattern in self.files for f in self.folder.glob(pattern)), None):
             raise WeaksegError(
                 f"{self.folder} holds {stranger.name}, which no `weakseg predict` made; nothing is overwritten, "
                 "so choose another --out"
             )
         write_text(self.folder / "classes.txt", "".join(f"{name}\n" for name in dataset.classes))
         write_json(note, {"network": network, "digest": digest})
+
+
+class InstanceStore(PredictionStore):
+    """Instances, as ``folder/instances/<id>.json`` and in the end all of them as one COCO JSON beside that folder."""
+
+    key = INSTANCES
+    files = (f"{INSTANCES}.json", f"{INSTANCES}/*.json", "previews/*.jpg")
+
+    def finish(self, dataset: Dataset) -> None:
+        """Write ``folder/instances.json`` of all photographs."""
+        write_coco_instances(self.folder / f"{INSTANCES}.json", dataset, dataset.ids, self.instances)
+
+    def instances(self, id: str) -> Instances:
+        """The instances of `id`."""
+        return read_instances(self, id)
+
+
+class FlatStore(PredictionStore):
+    """Label maps alone, as ``folder/<id>.png``: what people want who only came for masks."""
+
+    key = LABELS
+    files = ("*.png",)
 
     def path(self, id: str, key: str) -> Path:
         """``folder/<id>.png``."""

@@ -13,12 +13,13 @@ from torch import Tensor
 from torch.nn import functional
 
 from weakseg.data.store import colour
-from weakseg.types import BACKGROUND, IGNORE, LabelMap, ScoreMap, WeaksegError
+from weakseg.types import BACKGROUND, IGNORE, MAX_CLASSES, Instances, LabelMap, ScoreMap, WeaksegError
 
 STRENGTH = 0.62  # of a label's colour over its photograph
 DIM = 0.75  # brightness of what is background
 LONG_SIDE = 640  # pixels of a picture for people
 LINE = 20  # height of a legend's line, pixels
+SHOWN = 0.5  # least score of an instance in a picture
 
 
 def overlay(image: Tensor, labels: LabelMap, strength: float = STRENGTH) -> np.ndarray:
@@ -41,6 +42,34 @@ def overlay(image: Tensor, labels: LabelMap, strength: float = STRENGTH) -> np.n
     mixed[y, x] = 0.5 * photo[y, x] + np.where((y // 4 + x // 4) % 2, 127, 60)[:, None]
     mixed[_borders(flat)] = 255
     return _bytes(mixed)
+
+
+def instance_overlay(
+    image: Tensor, instances: Instances, classes: Sequence[str], *, least: float = SHOWN, long_side: int = LONG_SIDE
+) -> np.ndarray:
+    """Each instance in a colour of its own over the photograph, with its class and score; of two the better is on top.
+
+    Args:
+        image: uint8 (3, H, W), RGB; made smaller where its long side is above `long_side` pixels.
+        instances: of masks (H, W).
+        classes: the C foreground names.
+        least: instances with a lower score are left out.
+
+    Returns:
+        uint8 (h, w, 3), RGB.
+    """
+    best = instances.scores.argsort(descending=True, stable=True)[:MAX_CLASSES].tolist()
+    shown = [k for k in best if instances.scores[k] >= least]
+    numbers = torch.zeros(image.shape[1:], dtype=torch.uint8)
+    for n, k in reversed([*enumerate(shown, start=1)]):
+        numbers[instances.masks[k]] = n
+    photo = torch.from_numpy(shrunk(_bytes(_photo(image)), long_side).copy()).permute(2, 0, 1)
+    picture = Image.fromarray(overlay(photo, numbers))
+    ratio = picture.width / image.shape[2]
+    for k in reversed(shown):
+        name = f"{classes[int(instances.labels[k]) - 1]} {float(instances.scores[k]):.2f}"
+        _write_at(picture, ratio * instances.boxes[k, 0].item(), ratio * instances.boxes[k, 1].item(), name)
+    return np.asarray(picture)
 
 
 def heatmap(image: Tensor, score_map: ScoreMap) -> np.ndarray:
@@ -116,6 +145,14 @@ def with_legend(image: np.ndarray, labels: LabelMap, classes: Sequence[str]) -> 
         draw.rectangle((x + 4, top + 5, x + LINE - 6, top + LINE - 5), fill=rgb, outline="black")
         draw.text((x + LINE - 1, top + LINE // 2), name, fill="black", font=_font(), anchor="lm")
     return np.asarray(picture)
+
+
+def _write_at(picture: Image.Image, x: float, y: float, text: str) -> None:
+    """White letters with a black rim whose upper left corner is at (x, y), or as near as the picture allows."""
+    draw = ImageDraw.Draw(picture)
+    _, _, width, height = draw.textbbox((0, 0), text, font=_font(), stroke_width=2)
+    place = (max(2, min(x, picture.width - width)), max(2, min(y, picture.height - height)))
+    draw.text(place, text, fill="white", font=_font(), stroke_width=2, stroke_fill="black")
 
 
 def _photo(image: Tensor) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Pictures of a run: previews of its label maps, and the gallery of its report."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ from weakseg.pipeline.plan import Planned
 from weakseg.pipeline.recipe import Recipe
 from weakseg.pipeline.run import Chain
 from weakseg.progress import track
-from weakseg.report.figures import heatmap, jpeg, overlay, shrunk, with_legend
+from weakseg.report.figures import heatmap, instance_overlay, jpeg, overlay, shrunk, with_legend
 from weakseg.report.gallery import pick
-from weakseg.types import LABELS, ScoreMap
+from weakseg.types import LABELS, Instances, ScoreMap
 
 
 def write_previews(dataset: Dataset, planned: Planned, folder: Path, *, progress: bool = False) -> None:
@@ -32,6 +33,18 @@ def write_previews(dataset: Dataset, planned: Planned, folder: Path, *, progress
             labels = store.labels(id, LABELS)
             shown = overlay(read_image(dataset.image_path(id)), labels)
             write_bytes(folder / f"{id}.jpg", jpeg(with_legend(shrunk(shown), labels, dataset.classes), None))
+            advance()
+
+
+def write_instance_previews(
+    dataset: Dataset, ids: Sequence[str], read: Callable[[str], Instances], folder: Path, *, progress: bool = False
+) -> None:
+    """The instances of each photograph over it as ``folder/<id>.jpg``; those that are there are kept."""
+    missing = [id for id in ids if not (folder / f"{id}.jpg").is_file()]
+    with track(len(missing), "previews", show=progress) as advance:
+        for id in missing:
+            shown = instance_overlay(read_image(dataset.image_path(id)), read(id), dataset.classes)
+            write_bytes(folder / f"{id}.jpg", jpeg(shown, None))
             advance()
 
 
@@ -56,7 +69,7 @@ def gallery(recipe: Recipe, chain: Chain, out: Path, run: Path) -> list[dict[str
         for what, value in made.items():
             if value is None:
                 continue
-            picture = made["photo"] if what == "photo" else _picture(made["photo"], value)
+            picture = made["photo"] if what == "photo" else _picture(made["photo"], value, chain.dataset.classes)
             path = out / "gallery" / f"{id}-{what}.jpg"
             write_bytes(path, jpeg(picture))
             images[what] = path.relative_to(run).as_posix()
@@ -64,5 +77,7 @@ def gallery(recipe: Recipe, chain: Chain, out: Path, run: Path) -> list[dict[str
     return entries
 
 
-def _picture(photo: Any, value: Any) -> Any:
+def _picture(photo: Any, value: Any, classes: Sequence[str]) -> Any:
+    if isinstance(value, Instances):
+        return instance_overlay(photo, value, classes)
     return heatmap(photo, value) if isinstance(value, ScoreMap) else overlay(photo, value)

@@ -79,3 +79,12 @@ def test_what_cannot_be_judged():
         judged({"x": MAPS}, {"x": TRUTH[:, :3]})
     with pytest.raises(WeaksegError, match="class id 9"):
         judged({"x": MAPS}, {"x": torch.full_like(TRUTH, 9)})
+
+
+def test_the_cam_precision_of_boxes():
+    """Two boxes of class 1 overlap on the second pixel, where the higher u_c counts; the last pixel is 255."""
+    u = torch.tensor([[[1.0, 0.0, 0.0, 0.5, 0.5]], [[0.8, 0.4, 0.0, 0.0, 1.0]], [[0.0, 0.6, 0.2, 0.0, 1.0]]])
+    box = torch.tensor([-1, 0, 1], dtype=torch.int32)
+    maps = ScoreMap(torch.tensor([0, 1, 1], dtype=torch.uint8), u, (1, 5), box)
+    assert coverage(maps, TRUTH, 0.0, "soft")[1] == pytest.approx((1.4, 1.6, 2))
+    assert coverage(maps, TRUTH, 0.0, "above")[1] == (2, 3, 2)

@@ -2,6 +2,8 @@
 
 The ablation of AEFT (Yoon et al., ECCV 2022, poster; methods.md 9.7 and 11): precision = true activation / all
 activation, recall = true activation / object. Erasing raises recall at the cost of precision, repulsion gives it back.
+BANA's CAM precision (Oh et al., CVPR 2021, supplement, Table 2) is that of its maps u_c with ``count = "soft"``; with
+``"above"`` and a threshold of 0 their pixels are counted. Of several boxes of a class the highest u_c counts.
 """
 
 import math

@@ -147,7 +147,7 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """Precision and recall of activation at a fixed background threshold (AEFT's ablation, methods.md 9.7)."""
+    """Precision and recall of activation: AEFT's ablation (methods.md 9.7); BANA's CAM precision (``count: soft``)."""
 
     threshold: float = 0.2
     count: Count = "mask"  # "above": of each map by itself; "soft": of the maps' values, without a threshold

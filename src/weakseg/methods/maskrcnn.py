@@ -75,7 +75,7 @@ class MaskRcnnOnReliable:
     optimiser: Literal["sgd", "adam", "adamw"] = "sgd"
     schedule: Literal["poly", "step", "constant"] = "step"
     milestones: tuple[int, ...] = (60_000, 80_000)
-    warmup: int = 1000  # steps, as torchvision trains detectors: at its full rate a new one diverges
+    warmup: int = 1000  # steps, as torchvision trains detectors
     # prediction
     long_side: int = 1333
     score_threshold: float = 0.05

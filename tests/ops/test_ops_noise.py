@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.distributions import Categorical
 
+from weakseg.ops.losses import balanced_cross_entropy
 from weakseg.ops.noise import (
     agreement,
     bootstrapped,
@@ -13,6 +14,7 @@ from weakseg.ops.noise import (
     confidence,
     entropy,
     mean_over,
+    noise_aware_loss,
     pixel_cross_entropy,
     reliable_labels,
 )
@@ -133,3 +135,14 @@ def test_the_loss_by_hand():
     right, wrong = math.log(1 + math.exp(-1)), 1 + math.log(1 + math.exp(-1))
     sigma = confidence(s, crf, gamma=2)
     assert float(mean_over(loss, others, sigma)) == pytest.approx((right + wrong / 4) / 1.25)
+
+
+def test_balanced_over_the_reliable_pixels_is_the_balanced_loss_of_their_labels():
+    g = torch.Generator().manual_seed(5)
+    logits, cosines = torch.randn(2, 4, 5, 6, generator=g), torch.rand(2, 4, 5, 6, generator=g)
+    crf, ret = (torch.randint(0, 4, (2, 5, 6), generator=g).to(torch.uint8) for _ in range(2))
+    crf[0, 0] = 255
+    found = noise_aware_loss(logits, cosines, crf, ret, balanced=True)
+    wanted = balanced_cross_entropy(logits, reliable_labels(crf, ret), half=False)
+    torch.testing.assert_close(found["ce"], wanted)
+    torch.testing.assert_close(found["wce"], noise_aware_loss(logits, cosines, crf, ret)["wce"])

@@ -326,7 +326,22 @@ class Aeft:
             yield model.maps(images)[:, classes].float()
 
 
-METHODS = {"voc": Aeft(), "coco": Aeft(t_high=0.7, t_low=0.1, margin=0.1)}
+METHODS = {
+    "voc": Aeft(),
+    "coco": Aeft(t_high=0.7, t_low=0.1, margin=0.1),
+    "mobile": Aeft(  # no paper's: sized as cam.mobile, for ImageNet weights and two CPU cores
+        crop=208,
+        long_side=(208, 320),
+        jitter=False,
+        epochs=2,
+        batch_size=16,
+        triplet_epochs=4,
+        cls_subset=16,  # half of a batch, where the paper has a quarter
+        lr=7e-4,
+        new_factor=10.0,
+        momentum=0.9,
+    ),
+}
 
 BACKBONES = {"voc": "resnet38d", "coco": "resnet38d"}
 """The network that these learning rates were published for."""

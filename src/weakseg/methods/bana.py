@@ -271,13 +271,14 @@ class Nal:
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    added: ClassVar[Mapping[str, Any]] = {"freeze_stem": False, "optimiser": "sgd"}
+    added: ClassVar[Mapping[str, Any]] = {"freeze_stem": False, "optimiser": "sgd", "loss": "ce"}
 
     # loss, sec. 7.5
     unreliable: Unreliable = "nal"  # what is done with ~S (Table 3)
     gamma: float = 7.0
     lam: float = 0.1
     detach_confidence: bool = False  # the published code lets gradient through sigma
+    loss: Literal["ce", "balanced"] = "ce"  # over S; no paper's: "balanced", as the networks of AMN have it
     # network
     head: EmbeddingHead = "vgg_largefov"
     rates: tuple[int, ...] | None = None  # None: the paper's, for output stride 8; halve them at 16
@@ -344,6 +345,7 @@ class Nal:
             lam=self.lam,
             beta=bootstrapping_beta(step.index, step.total),
             detach=self.detach_confidence,
+            balanced=self.loss == "balanced",
         )
 
     def predict(self, model: CosineDeepLab, sample: Sample) -> LabelMap:
@@ -385,8 +387,9 @@ METHODS = {
         crop=208,
         train_scales=(0.65, 1.0),
         iterations=None,
-        epochs=4,
+        epochs=6,
         batch_size=16,
+        lr=7e-4,
         bias_factor=None,
         schedule="poly",
     ),
@@ -397,6 +400,7 @@ METHODS = {
         head="v3plus",
         rates=(3, 6, 9),
         channels=64,
+        loss="balanced",
         freeze_affine=True,
         freeze_stem=True,
         align_corners=False,

@@ -152,8 +152,8 @@ METHODS = {
         crop=208,
         long_side=(208, 320),
         jitter=False,  # half of the loading, and a point of mAP in so few steps
-        epochs=4,
-        lr=0.001,
+        epochs=6,
+        lr=7e-4,
         bias_factor=None,
         momentum=0.9,
     ),

@@ -334,6 +334,20 @@ METHODS = {
         epochs=50,
         predefined=("chair", "couch", "dining table"),
     ),
+    "mobile": Eps(  # no paper's: trained as cam.mobile is, for ImageNet weights and two CPU cores
+        crop=208,
+        long_side=(208, 320),
+        jitter=False,
+        iterations=None,
+        epochs=6,
+        batch_size=16,
+        lr=7e-4,
+        new_factor=10.0,
+        bias_factor=None,
+        momentum=0.9,
+        freeze_affine=True,
+        freeze_stem=True,
+    ),
 }
 
 STUDIES = {

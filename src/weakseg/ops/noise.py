@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, one_hot
 
+from weakseg.ops.losses import balanced_mean
 from weakseg.types import IGNORE, WeaksegError
 
 CRF, RETRIEVED = "crf", "ret"
@@ -50,6 +51,7 @@ def noise_aware_loss(
     lam: float = 0.1,
     beta: float = 1.0,
     detach: bool = False,
+    balanced: bool = False,
 ) -> dict[str, Tensor]:
     """Eq. (14), L = L_ce + lambda L_wce, by its two terms; or with a rival in place of the second.
 
@@ -64,6 +66,7 @@ def noise_aware_loss(
         lam: lambda, the weight of the second term.
         beta: see `bootstrapped`.
         detach: whether sigma is a constant (the published code lets gradient through).
+        balanced: no paper's; ``ce`` is its mean over foreground plus its mean over background.
 
     Returns:
         ``ce``, Eq. (10), and ``wce``, ``entropy`` or ``bootstrap``, lambda included; float () each.
@@ -75,7 +78,10 @@ def noise_aware_loss(
     """
     reliable, others = agreement(crf, retrieved)
     loss = pixel_cross_entropy(logits, crf)
-    terms = {"ce": mean_over(loss, reliable)}
+    if balanced:
+        terms = {"ce": balanced_mean(loss, reliable_labels(crf, retrieved), half=False)}
+    else:
+        terms = {"ce": mean_over(loss, reliable)}
     if unreliable == "nal":
         sigma = confidence(cosines, crf, gamma)
         terms["wce"] = lam * mean_over(loss, others, sigma.detach() if detach else sigma)

@@ -18,7 +18,8 @@ from weakseg.data.store import Store
 from weakseg.data.view import View
 from weakseg.evaluate.instances import evaluate_instances
 from weakseg.ops.instances import mask_boxes
-from weakseg.pipeline.evaluations import EVALUATIONS, Look
+from weakseg.pipeline.evaluations import EVALUATIONS
+from weakseg.pipeline.look import Look
 from weakseg.types import Instances, WeaksegError
 
 CLASSES = ["cat", "dog"]

@@ -9,7 +9,8 @@ from torchvision import tv_tensors
 from weakseg.evaluate.probes import KEPT, evaluate_probes
 from weakseg.evaluate.sweep import evaluate_scores
 from weakseg.methods.amn import METHODS
-from weakseg.pipeline.evaluations import EVALUATIONS, Look
+from weakseg.pipeline.evaluations import EVALUATIONS
+from weakseg.pipeline.look import Look
 from weakseg.types import Backbone, Sample, WeaksegError
 
 AMN = replace(METHODS["amn"], freeze_bn=False, freeze_stem=False, rates=(1, 2), scales=(1.0,))

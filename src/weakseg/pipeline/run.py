@@ -18,8 +18,8 @@ from weakseg._devices import cores
 from weakseg.data.dataset import Dataset
 from weakseg.data.store import write_json, write_tensors
 from weakseg.data.view import View
-from weakseg.pipeline.evaluations import Look
 from weakseg.pipeline.files import adopt, link_tree
+from weakseg.pipeline.look import Look
 from weakseg.pipeline.plan import Planned
 from weakseg.pipeline.recipe import Folder
 from weakseg.types import LATER, Backbone, Outputs, Sample, WeaksegError

@@ -68,9 +68,9 @@ def _card(group: Group) -> dict[str, Any]:
     foreground = first["classes"][1:]
     by_context = None
     if first["context"] is not None:
-        ratios = [_over_seeds(row) for row in zip(*(r["context_ratios"] for r in results), strict=True)]
+        ratios = [over_seeds(row) for row in zip(*(r["context_ratios"] for r in results), strict=True)]
         by_context = heat_table(foreground, first["context"], _turned(ratios)[1:])
-    among = [_over_seeds(row) for row in zip(*(r["class_ratios"] for r in results), strict=True)]
+    among = [over_seeds(row) for row in zip(*(r["class_ratios"] for r in results), strict=True)]
     return {
         "title": title_of(group[0]),
         "split": group[0].get("split"),
@@ -104,7 +104,8 @@ def _outstanding(values: Sequence[Sequence[float | None]]) -> list[int]:
     return sorted(best)
 
 
-def _over_seeds(rows: Sequence[Sequence[float | None]]) -> list[float | None]:
+def over_seeds(rows: Sequence[Sequence[float | None]]) -> list[float | None]:
+    """Means over rows of equal length, one a seed; None where no seed has a number."""
     return [mean_of(values) for values in zip(*rows, strict=True)]
 
 
@@ -115,6 +116,11 @@ def _turned(rows: Sequence[Sequence[float | None]]) -> list[list[float | None]]:
 def title_of(evaluation: Mapping[str, Any]) -> str:
     """What the page calls an evaluation: the recipe's title for it, else what it judges, else its step."""
     return str(evaluation.get("title") or evaluation.get("of") or evaluation["step"])
+
+
+def about(group: Group) -> dict[str, Any]:
+    """Title and list of an evaluation."""
+    return {"title": title_of(group[0]), "split": group[0].get("split")}
 
 
 def mean_of(values: Iterable[float | None]) -> float | None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from weakseg.report.analyses import Group, mean_of, title_of
+from weakseg.report.analyses import Group, about, mean_of, over_seeds
 from weakseg.report.charts import violins
 
 TRUTH = "truth"
@@ -23,7 +23,7 @@ def unreliable_rows(groups: Iterable[Group]) -> list[dict[str, Any]]:
     for group in groups:
         results = [e["result"] for e in group]
         row = {how: mean_of(r[how]["miou"] for r in results) for how in ("dropped", "as_errors")}
-        rows.append({**_about(group), "share": mean_of(r["share"] for r in results), **row})
+        rows.append({**about(group), "share": mean_of(r["share"] for r in results), **row})
     return rows
 
 
@@ -37,7 +37,7 @@ def _filling(group: Group) -> dict[str, Any]:
     first = results[0]
     values = {s: [_pooled(results, s, k) for k in range(len(first["classes"]))] for s in first["sources"]}
     return {
-        **_about(group),
+        **about(group),
         "sources": [_source(results, name, place) for place, name in enumerate(first["sources"])],
         "classes": [
             {
@@ -64,28 +64,20 @@ def _source(results: Sequence[Mapping[str, Any]], name: str, place: int) -> dict
 
 def _columns(group: Group) -> list[dict[str, Any]]:
     results = [e["result"] for e in group]
-    about, first = _about(group), results[0]
+    of, first = about(group), results[0]
     if first["kind"] == "box_classes":
         rows = [r["per_class"] for r in results]
         right, background = (mean_of(r[key] for r in results) for key in ("accuracy", "as_background"))
         text = f"{first['boxes']} boxes, {100 * (background or 0):.1f} % taken for background; all = of all boxes"
-        return [{**about, "title": f"{about['title']}, accuracy", "values": _means(rows), "all": right, "about": text}]
+        return [{**of, "title": f"{of['title']}, accuracy", "values": over_seeds(rows), "all": right, "about": text}]
     text = f"counted are {first['count']}; all = mean over classes"
     return [
         {
-            **about,
-            "title": f"{about['title']}, {key}",
-            "values": _means([r["per_class"][key] for r in results]),
+            **of,
+            "title": f"{of['title']}, {key}",
+            "values": over_seeds([r["per_class"][key] for r in results]),
             "all": mean_of(r[key] for r in results),
             "about": text,
         }
         for key in ("precision", "recall")
     ]
-
-
-def _means(rows: Sequence[Sequence[float | None]]) -> list[float | None]:
-    return [mean_of(values) for values in zip(*rows, strict=True)]
-
-
-def _about(group: Group) -> dict[str, Any]:
-    return {"title": title_of(group[0]), "split": group[0].get("split")}

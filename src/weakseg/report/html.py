@@ -13,6 +13,7 @@ from weakseg.data.store import colour, read_bytes, read_json, write_text
 from weakseg.evaluate.conventions import conventions
 from weakseg.ops.thresholds import ONE_POINT
 from weakseg.report.analyses import boundary_rows, confusion_cards, mean_of, ratio, title_of
+from weakseg.report.asked import probe_cards, selection_cards
 from weakseg.report.boxes import class_columns, filling_cards, unreliable_rows
 from weakseg.report.charts import environment, histogram, threshold_curve
 from weakseg.types import WeaksegError
@@ -78,6 +79,8 @@ def render(data: Mapping[str, Any], run: Path) -> str:
         fillings=filling_cards(group for group in evaluations if group[0]["kind"] == "filling"),
         unreliable=unreliable_rows(group for group in evaluations if group[0]["kind"] == "unreliable"),
         by_class=class_columns(group for group in evaluations if group[0]["kind"] in ("coverage", "box_classes")),
+        selections=selection_cards(group for group in evaluations if group[0]["kind"] == "selection"),
+        probes=probe_cards(group for group in evaluations if group[0]["kind"] == "probes"),
         ratio=ratio,
         legend=_legend(classes) if len(classes) <= LEGEND else [],
         gallery=_gallery(data.get("gallery", ()), run),

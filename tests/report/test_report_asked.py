@@ -28,7 +28,7 @@ def test_selection_is_the_mean_over_seeds():
     (card,) = selection_cards([[selection(0, 0.0), selection(1, 0.1)]])
     assert card["shares"]["columns"] == ["tau 0.2", "tau 0.4"]
     assert [cell["text"] for cell in card["shares"]["rows"][0]["cells"]] == ["0.95", "0.40"]
-    assert [cell["text"] for cell in card["shares"]["rows"][1]["cells"]] == ["–", "–"]
+    assert [cell["text"] for cell in card["shares"]["rows"][1]["cells"]] == 2 * ["\N{EN DASH}"]
     assert [row["lam"] for row in card["losses"]] == [0.0, 0.5]
     assert [round(row["loss"], 6) for row in card["losses"]] == [0.25, 0.1]
     assert [round(row["bar"], 6) for row in card["losses"]] == [1.0, 0.4]

@@ -93,3 +93,5 @@ def test_a_sweep_over_thresholds_on_scenes(tmp_path):
     assert (summary["epochs"], summary["steps"]) == (2, 9 // 4 + 9 // 8)
     assert set(summary["losses_last"]) == {"cls", "attract", "repel"}
     assert len(list((tmp_path / "grid" / names[1] / "seed-0" / "labels").glob("*.png"))) == 9
+    told = {f["step"] for f in read_json(tmp_path / "grid" / names[0] / "seed-0" / "manifest.json")["findings"]}
+    assert told & {"psa", "psa-crf", "crf-low", "crf-high"} == {"psa-crf"}  # of the others only scores are read

@@ -119,12 +119,20 @@ def health(chain: Chain, planned: Planned) -> list[dict[str, Any]]:
     found: list[Any] = []
     if planned.step.evaluates:
         found = read_json(planned.folder / "result.json")["findings"]
-    elif hasattr(planned.step.method, "predict") and LABELS in planned.step.writes:
+    elif not _for_labels(chain, planned):
+        return []
+    elif hasattr(planned.step.method, "predict"):
         found = check_predictions(_stats(chain, planned, tags=False))
-    elif LABELS in planned.step.writes and "tags" in chain.dataset.has:
+    elif "tags" in chain.dataset.has:
         found = check_masks(_stats(chain, planned, tags=True))
     plain = [f if isinstance(f, Mapping) else asdict(f) for f in found]
     return [{"seed": chain.seed, "step": planned.name, **f} for f in plain]
+
+
+def _for_labels(chain: Chain, planned: Planned) -> bool:
+    """Whether a step's label maps are what it is there for: of PSA's two CRFs only the scores are read."""
+    read = {ref.key for p in chain.steps.values() for ref in p.step.inputs if ref.step == planned.name}
+    return LABELS in planned.step.writes and (LABELS in read or not read)
 
 
 def _stats(chain: Chain, planned: Planned, *, tags: bool) -> Any:

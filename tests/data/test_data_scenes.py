@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from weakseg.data import _scene_compose as composing
+from weakseg.data import scenes as scenes_module
 from weakseg.data.scenes import CLASSES, CONTEXT_CLASSES, make_scenes, split
 from weakseg.types import WeaksegError
 
@@ -59,7 +60,7 @@ def material(scenes: Path, name: str, *wanted: str) -> np.ndarray:
 # --- determinism ---
 
 
-def test_the_same_seed_gives_the_same_bytes_and_scene_k_does_not_depend_on_count(scenes, tmp_path):
+def test_the_same_seed_gives_the_same_bytes_and_scene_k_does_not_depend_on_count(scenes, tmp_path, monkeypatch):
     make_scenes(tmp_path / "few", count=24, seed=0)
     few, many = digests(tmp_path / "few"), digests(scenes)
     pictures = {path: digest for path, digest in few.items() if "scene_" in path}
@@ -72,8 +73,13 @@ def test_the_same_seed_gives_the_same_bytes_and_scene_k_does_not_depend_on_count
             for root in (tmp_path / "few", scenes)
         )
         assert short == long[: len(short)]
+    lost = tmp_path / "few" / "Saliency" / "scene_00003.png"
+    lost.unlink()
+    painted = []
+    monkeypatch.setattr(scenes_module, "compose", lambda *scene: painted.append(scene) or composing.compose(*scene))
     make_scenes(tmp_path / "few", count=24, seed=0)  # again, into the same folder
     assert digests(tmp_path / "few") == few
+    assert painted == [(0, 3, 128)]
 
 
 def test_another_seed_gives_other_scenes():

@@ -33,6 +33,8 @@ VERSION = 1
 """Goes up whenever the same seed gives other files."""
 THREADS = 4  # half of the time is spent waiting for the disk
 
+_PLANES = ("Saliency", "SegmentationClass", "SegmentationObject", "ContextClass")
+
 __all__ = ["CLASSES", "CONTEXT_CLASSES", "VERSION", "make_scenes", "split"]
 
 
@@ -49,7 +51,7 @@ def make_scenes(
     Written: ``JPEGImages``, ``SegmentationClass`` and ``SegmentationObject`` (exact palette masks, 255 = thin outer
     seam of fur), ``Annotations`` (VOC boxes, 1-based inclusive), ``tags.csv``, ``classes.txt``, ``Saliency`` (8-bit,
     imperfect), ``ContextClass`` with ``context_classes.txt``, the lists train, val and train_small (a third of train),
-    and ``scenes.json`` with these arguments. Called again with a larger `count` it adds scenes.
+    and ``scenes.json`` with these arguments. Called again it makes what is missing, and more with a larger `count`.
 
     Args:
         out: a new or empty folder, or one that this function filled with the same seed, size and share.
@@ -69,9 +71,12 @@ def make_scenes(
     names = [scene_id(k) for k in range(count)]
 
     def paint(index: int) -> str:
-        scene = compose(seed, index, size)
-        _write(out, names[index], scene)
-        return f"{names[index]}.jpg,{';'.join(c for c in CLASSES if c in scene.names)}"
+        shown = _shown(out, names[index])
+        if shown is None:
+            scene = compose(seed, index, size)
+            _write(out, names[index], scene)
+            shown = set(scene.names)
+        return f"{names[index]}.jpg,{';'.join(c for c in CLASSES if c in shown)}"
 
     rows = []
     with ThreadPoolExecutor(THREADS) as pool:
@@ -132,6 +137,15 @@ def _prepare(out: Path, settings: Mapping[str, object], count: int) -> Path:
         raise WeaksegError(f"{out} is not an empty folder; choose another place for the scenes")
     write_json(note, {**settings, "count": count})
     return out
+
+
+def _shown(out: Path, name: str) -> set[str] | None:
+    """Classes of a scene all of whose files are there, else None; the annotation is written last."""
+    annotation = out / "Annotations" / f"{name}.xml"
+    others = [out / "JPEGImages" / f"{name}.jpg", *(out / folder / f"{name}.png" for folder in _PLANES)]
+    if not all(file.is_file() for file in (annotation, *others)):
+        return None
+    return set(re.findall(r"<name>(\w+)</name>", annotation.read_text()))
 
 
 def _write(out: Path, name: str, scene: Scene) -> None:

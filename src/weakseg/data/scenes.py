@@ -15,6 +15,7 @@ depends on (seed, k, size) alone: the first hundred of two hundred are the same 
 """
 
 import io
+import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path

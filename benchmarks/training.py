@@ -127,7 +127,7 @@ def main() -> None:
         dataset = open_dataset(folder)
         store = Store(folder, ("SegmentationClass",))  # AMN's seeds: any label maps take as long
         ids = dataset.ids * (1 + BATCH * options.repeats // 8)  # no epoch, and no checkpoint, ends within the run
-        views = {name: View(dataset, ids) for name in options.methods}
+        views = {name: View(dataset, ids, need_saliency="saliency" in load(name).needs) for name in options.methods}
         if "amn" in views:
             views["amn"] = dataclasses.replace(views["amn"], seeds={"refined": (store, "SegmentationClass")})
         backbones = {name: materials.mobile_backbone(8 if name == "bana.bap" else 16) for name in views}

@@ -74,6 +74,10 @@ class Watched:
         return losses
 
 
+WARM = 4
+"""Steps in which memory still grows, of the loop's threads above all: the bare passes come after and find it there."""
+
+
 def bare(method: Any, model: nn.Module, batch: Batch, step: Step, seed: int) -> tuple[float, float]:
     """Seconds of one forward and backward pass on tensors in memory, and its loss."""
     start = time.perf_counter()
@@ -86,7 +90,7 @@ def bare(method: Any, model: nn.Module, batch: Batch, step: Step, seed: int) -> 
 
 
 def overhead(name: str, view: View, backbone: Backbone, steps: int) -> dict[str, Any]:
-    """One row: `steps` steps by the loop, the first of which warms up, then the same ones bare."""
+    """One row: `steps` steps by the loop, the first `WARM` of which do not count, then the same ones bare."""
     changes = LOCALISERS[name] | ({"dropout": 0.0} if hasattr(load(name), "dropout") else {})
     changes |= {"dropouts": (0.0, 0.0)} if hasattr(load(name), "dropouts") else {}
     changes |= {"freeze_bn": False} if backbone.weights is None else {}
@@ -106,18 +110,18 @@ def overhead(name: str, view: View, backbone: Backbone, steps: int) -> dict[str,
         differences.append(abs(again - loss) / max(1.0, abs(loss)))
     difference = max(differences) if backbone.weights is not None else 0.0  # BatchNorm that learns moves on
     check(f"the losses of {name}", difference, 1e-4)
-    ratios = [100 * (a / b - 1) for a, b in zip(loop[1:], alone[1:], strict=True)]
+    ratios = [100 * (a / b - 1) for a, b in zip(loop[WARM:], alone[WARM:], strict=True)]
     return row(
         f"training step of {name}", "% beyond forwards and backwards in memory", 10, ratios, at_least=False,
         crop=method.crop, milliseconds_per_photograph=[
-            [round(1e3 * s / BATCH, 1) for s in pair] for pair in zip(loop[1:], alone[1:], strict=True)
+            [round(1e3 * s / BATCH, 1) for s in pair] for pair in zip(loop[WARM:], alone[WARM:], strict=True)
         ],
     )  # fmt: skip
 
 
 def main() -> None:
     """Measure and write ``training.json``."""
-    parser = arguments(__doc__ or "", repeats=5)
+    parser = arguments(__doc__ or "", repeats=15)
     parser.add_argument("--methods", nargs="*", default=list(LOCALISERS))
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -126,12 +130,12 @@ def main() -> None:
         folder = materials.enlarged(options.photos, Path(place, "data"), 16)
         dataset = open_dataset(folder)
         store = Store(folder, ("SegmentationClass",))  # AMN's seeds: any label maps take as long
-        ids = dataset.ids * (1 + BATCH * options.repeats // 8)  # no epoch, and no checkpoint, ends within the run
+        ids = dataset.ids * (1 + BATCH * (WARM + options.repeats) // 8)  # no epoch, and no checkpoint, ends within the run
         views = {name: View(dataset, ids, need_saliency="saliency" in load(name).needs) for name in options.methods}
         if "amn" in views:
             views["amn"] = dataclasses.replace(views["amn"], seeds={"refined": (store, "SegmentationClass")})
         backbones = {name: materials.mobile_backbone(8 if name == "bana.bap" else 16) for name in views}
-        rows = [overhead(name, view, backbones[name], options.repeats + 1) for name, view in views.items()]
+        rows = [overhead(name, view, backbones[name], options.repeats + WARM) for name, view in views.items()]
     save("training", rows, options.out)
 
 

@@ -130,7 +130,8 @@ def main() -> None:
         folder = materials.enlarged(options.photos, Path(place, "data"), 16)
         dataset = open_dataset(folder)
         store = Store(folder, ("SegmentationClass",))  # AMN's seeds: any label maps take as long
-        ids = dataset.ids * (1 + BATCH * (WARM + options.repeats) // 8)  # no epoch, and no checkpoint, ends within the run
+        times = 1 + BATCH * (WARM + options.repeats) // 8  # no epoch, and no checkpoint, ends within the run
+        ids = dataset.ids * times
         views = {name: View(dataset, ids, need_saliency="saliency" in load(name).needs) for name in options.methods}
         if "amn" in views:
             views["amn"] = dataclasses.replace(views["amn"], seeds={"refined": (store, "SegmentationClass")})

@@ -5,6 +5,7 @@ so that the network need not wait. Every finished photograph is on disk; a run t
 """
 
 import dataclasses
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,7 +17,7 @@ import torch
 from torch import nn
 
 from weakseg._checkpoint import load_weights_strictly
-from weakseg._devices import cores, keep_freed_memory, processes, resolve_device
+from weakseg._devices import cores, give_back_freed_memory, keep_freed_memory, processes, resolve_device
 from weakseg.data.store import read_tensors
 from weakseg.progress import Advance, track
 from weakseg.types import Instances, LabelMap, Outputs, Sample, ScoreMap, WeaksegError
@@ -25,6 +26,9 @@ __all__ = ["load_model", "map_samples", "resolve_device"]
 
 Output = ScoreMap | LabelMap | Instances
 T = TypeVar("T")
+
+BETWEEN_TRIMS = 50
+"""Photographs after which freed memory goes back to the system."""
 
 
 class Photographs(Protocol):
@@ -90,9 +94,10 @@ def map_samples(
     with track(len(share), label, done=len(share) - len(todo), show=progress and state.is_main_process) as advance:
         job = _Job(function, view, store, place)
         if threads > 1:
-            job.in_threads(todo, threads, advance)
+            job.in_threads(todo, threads, _sparing(advance))
         else:
-            job.in_order(todo, 2 if workers is None else workers, advance)
+            job.in_order(todo, 2 if workers is None else workers, _sparing(advance))
+    give_back_freed_memory()
     state.wait_for_everyone()
     return len(todo)
 
@@ -105,6 +110,18 @@ def load_model(model: nn.Module, path: Path, device: str = "cpu") -> nn.Module:
     """
     load_weights_strictly(model, read_tensors(Path(path)), Path(path))
     return model.to(resolve_device(device)).eval()
+
+
+def _sparing(advance: Advance) -> Advance:
+    """`advance` that hands freed memory back after every `BETWEEN_TRIMS` photographs: it would grow with the list."""
+    done = itertools.count(1)
+
+    def advance_and_trim(*arguments: Any) -> None:
+        advance(*arguments)
+        if next(done) % BETWEEN_TRIMS == 0:
+            give_back_freed_memory()
+
+    return advance_and_trim
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -591,6 +591,7 @@ def test_the_analyses_share_their_networks_with_the_recipe():
     for ours, theirs, shared in (
         ("amn-analyses-mobile", "amn-irn-mobile", ("cam", "seeds", "amn")),
         ("eps-analyses-mobile", "eps-mobile", ("eps", "threshold")),
+        ("cam-analyses-mobile", "cam-crf-mobile", ("cam", "threshold")),
     ):
         one, other = ({s.name: s for s in resolve(read_recipe(n))} for n in (ours, theirs))
         for step in shared:

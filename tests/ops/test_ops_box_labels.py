@@ -4,7 +4,14 @@ import pytest
 import torch
 from torch.nn.functional import interpolate, normalize
 
-from weakseg.ops.box_labels import box_unary, cosines, labels_in_boxes, prototypes, retrieved_labels
+from weakseg.ops.box_labels import (
+    box_unary,
+    correlation_maps,
+    cosines,
+    labels_in_boxes,
+    prototypes,
+    retrieved_labels,
+)
 from weakseg.ops.box_maps import (
     activations,
     background_activation,
@@ -123,6 +130,8 @@ def test_retrieval_is_an_argmax_of_cosines(restrict):
         inside = box_masks(BOXES, SIZE)
         c[1:][~inside] = 0
         c[0][~inside.any(0)] = 1
+    maps = correlation_maps(f, queries, ids, BOXES, labels, SIZE, restrict=restrict)
+    torch.testing.assert_close(maps, c, atol=1e-5, rtol=1e-5)
     expected = ids[c.argmax(0)]
     found = retrieved_labels(f, queries, ids, BOXES, labels, SIZE, restrict=restrict)
     assert (found == expected).float().mean() > 0.998  # ties of rounding apart

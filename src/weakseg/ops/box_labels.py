@@ -134,7 +134,30 @@ def retrieved_labels(
     restrict: bool = True,
     align_corners: bool = True,
 ) -> LabelMap:
-    """Eq. (9), Y_ret: the class whose prototype the upsampled feature resembles most.
+    """Y_ret: the class whose prototype the upsampled feature resembles most; a tie goes to the class that comes first.
+
+    Args:
+        features, queries, ids, boxes, labels, size, restrict, align_corners: see `correlation_maps`.
+
+    Returns:
+        uint8 (H, W).
+    """
+    maps = correlation_maps(features, queries, ids, boxes, labels, size, restrict=restrict, align_corners=align_corners)
+    return ids.to(maps.device)[maps.argmax(dim=0)]
+
+
+def correlation_maps(
+    features: Tensor,
+    queries: Tensor,
+    ids: Tensor,
+    boxes: Tensor,
+    labels: Tensor,
+    size: tuple[int, int],
+    *,
+    restrict: bool = True,
+    align_corners: bool = True,
+) -> Tensor:
+    """Eq. (9), C_c: the cosine of the upsampled feature with the prototype of each class.
 
     Args:
         features: float (D, h, w).
@@ -148,14 +171,23 @@ def retrieved_labels(
         align_corners: of the upsampling.
 
     Returns:
-        uint8 (H, W).
+        float (N, H, W), 0-1; -1 to 1 without `restrict`.
+
+    >>> f, box = torch.tensor([[[1.0, -1.0]], [[1.0, 0.0]]]), torch.tensor([[0.0, 0.0, 1.0, 1.0]])
+    >>> ids = torch.tensor([0, 7], dtype=torch.uint8)
+    >>> correlation_maps(f, torch.eye(2), ids, box, torch.tensor([7]), (1, 2))[:, 0]
+    tensor([[0.7071, 1.0000],
+            [0.7071, 0.0000]])
+    >>> correlation_maps(f, torch.eye(2), ids, box, torch.tensor([7]), (1, 2), restrict=False)[:, 0]
+    tensor([[ 0.7071, -1.0000],
+            [ 0.7071,  0.0000]])
     """
     correlation = upsampled_cosines(features, queries, size, align_corners)
     if restrict:
         possible = class_masks(boxes, labels, ids, size).to(correlation.device)
         correlation = torch.where(possible, correlation.relu(), 0.0)
         correlation[0] = torch.where(possible[1:].any(dim=0), correlation[0], 1.0)
-    return ids.to(correlation.device)[correlation.argmax(dim=0)]
+    return correlation
 
 
 def cosines(features: Tensor, weights: Tensor) -> Tensor:

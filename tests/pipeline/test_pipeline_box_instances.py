@@ -144,3 +144,8 @@ def test_a_recipe_takes_a_fitted_classifier_for_unseen_classes(name, tmp_path):
     assert (steps["bap"].method.agnostic, steps["bap"].method.known_classes) == (True, 6)
     assert steps["maskrcnn"].backbone["output_stride"] == 32
     assert steps["maskrcnn"].method.reliable_only
+
+
+def test_pseudo_masks_of_the_paper_all_have_the_score_one():
+    steps = {s.name: s for s in resolve(read_recipe("bana-instances-coco"))}
+    assert steps["instances"].method.confidence == "one"  # methods.md 11

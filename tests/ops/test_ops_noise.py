@@ -73,6 +73,21 @@ def test_no_pixel_and_no_confidence_give_zero_with_a_gradient():
         (gradient,) = torch.autograd.grad(value, x, retain_graph=True)
         assert float(value.detach()) == 0
         assert float(gradient.abs().max()) == 0
+        assert mean_over(loss, pixels, weight, guard=False).isnan()  # methods.md 7.7, row 15
+
+
+def test_the_published_loss_divides_zero_by_zero_where_a_region_is_empty():
+    x, everywhere = logits(), torch.zeros(2, 3, 5, dtype=torch.uint8)
+    cosines = x.tanh()
+    guarded = noise_aware_loss(x, cosines, everywhere, everywhere)
+    published = noise_aware_loss(x, cosines, everywhere, everywhere, guard=False)
+    assert float(guarded["wce"]) == 0
+    assert published["wce"].isnan()
+    torch.testing.assert_close(published["ce"], guarded["ce"], rtol=0, atol=0)
+    nowhere = torch.full_like(everywhere, 255)
+    for balanced in (False, True):
+        losses = noise_aware_loss(x, cosines, nowhere, nowhere, unreliable="ignore", balanced=balanced, guard=False)
+        assert losses["ce"].isnan()
 
 
 def test_cross_entropy_and_entropy_are_those_of_a_distribution():

@@ -271,13 +271,14 @@ class Nal:
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    added: ClassVar[Mapping[str, Any]] = {"freeze_stem": False, "optimiser": "sgd", "loss": "ce"}
+    added: ClassVar[Mapping[str, Any]] = {"freeze_stem": False, "optimiser": "sgd", "loss": "ce", "guard": True}
 
     # loss, sec. 7.5
     unreliable: Unreliable = "nal"  # what is done with ~S (Table 3)
     gamma: float = 7.0
     lam: float = 0.1
     detach_confidence: bool = False  # the published code lets gradient through sigma
+    guard: bool = True  # False: 0 / 0 in a batch without unreliable pixels, as published (7.7, row 15)
     loss: Literal["ce", "balanced"] = "ce"  # over S; no paper's: "balanced", as the networks of AMN have it
     # network
     head: EmbeddingHead = "vgg_largefov"
@@ -346,6 +347,7 @@ class Nal:
             beta=bootstrapping_beta(step.index, step.total),
             detach=self.detach_confidence,
             balanced=self.loss == "balanced",
+            guard=self.guard,
         )
 
     def predict(self, model: CosineDeepLab, sample: Sample) -> LabelMap:

@@ -2,7 +2,8 @@
 
 Oh et al., "Background-Aware Pooling and Noise-Aware Loss for Weakly-Supervised Semantic Segmentation" (BANA), CVPR
 2021, Eqs. (10)-(14), and its supplement, Eqs. (4), (6) and (7); methods.md 7.5. Sums run over the whole batch; each
-loss is 0, with a gradient of 0, where it has no pixel.
+loss is 0, with a gradient of 0, where it has no pixel; the published code divides 0 by 0 there, and so does
+``guard=False`` (methods.md 7.7, row 15, and 13).
 """
 
 from collections.abc import Mapping
@@ -52,6 +53,7 @@ def noise_aware_loss(
     beta: float = 1.0,
     detach: bool = False,
     balanced: bool = False,
+    guard: bool = True,
 ) -> dict[str, Tensor]:
     """Eq. (14), L = L_ce + lambda L_wce, by its two terms; or with a rival in place of the second.
 
@@ -67,6 +69,7 @@ def noise_aware_loss(
         beta: see `bootstrapped`.
         detach: whether sigma is a constant (the published code lets gradient through).
         balanced: no paper's; ``ce`` is its mean over foreground plus its mean over background.
+        guard: a mean without pixels, or whose weights are all 0, is 0; False: nan, as published.
 
     Returns:
         ``ce``, Eq. (10), and ``wce``, ``entropy`` or ``bootstrap``, lambda included; float () each.
@@ -79,16 +82,16 @@ def noise_aware_loss(
     reliable, others = agreement(crf, retrieved)
     loss = pixel_cross_entropy(logits, crf)
     if balanced:
-        terms = {"ce": balanced_mean(loss, reliable_labels(crf, retrieved), half=False)}
+        terms = {"ce": balanced_mean(loss, reliable_labels(crf, retrieved), half=False, guard=guard)}
     else:
-        terms = {"ce": mean_over(loss, reliable)}
+        terms = {"ce": mean_over(loss, reliable, guard=guard)}
     if unreliable == "nal":
         sigma = confidence(cosines, crf, gamma)
-        terms["wce"] = lam * mean_over(loss, others, sigma.detach() if detach else sigma)
+        terms["wce"] = lam * mean_over(loss, others, sigma.detach() if detach else sigma, guard=guard)
     elif unreliable == "entropy":
-        terms["entropy"] = lam * mean_over(entropy(logits), others)
+        terms["entropy"] = lam * mean_over(entropy(logits), others, guard=guard)
     elif unreliable == "bootstrap":
-        terms["bootstrap"] = lam * mean_over(bootstrapped(logits, crf, beta), others)
+        terms["bootstrap"] = lam * mean_over(bootstrapped(logits, crf, beta), others, guard=guard)
     return terms
 
 
@@ -149,16 +152,17 @@ def pixel_cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return cross_entropy(logits.float(), labels.long(), ignore_index=IGNORE, reduction="none")
 
 
-def mean_over(loss: Tensor, pixels: Tensor, weight: Tensor | None = None) -> Tensor:
+def mean_over(loss: Tensor, pixels: Tensor, weight: Tensor | None = None, *, guard: bool = True) -> Tensor:
     """Mean of a pixel loss over some pixels, weighted or not: Eqs. (10) and (13).
 
     Args:
         loss: float (B, H, W).
         pixels: bool (B, H, W), S or ~S.
         weight: float (B, H, W), sigma, >= 0; None = 1.
+        guard: 0 without pixels, and where all weights are 0; False: nan, as published.
 
     Returns:
-        float (); 0 without pixels, and where all weights are 0 (the published code divides by zero).
+        float ().
 
     >>> loss, pixels = torch.tensor([1.0, 2.0, 9.0]), torch.tensor([True, True, False])
     >>> mean_over(loss, pixels), mean_over(loss, pixels, torch.tensor([3.0, 1.0, 1.0]))
@@ -166,7 +170,7 @@ def mean_over(loss: Tensor, pixels: Tensor, weight: Tensor | None = None) -> Ten
     """
     share = pixels.to(loss) if weight is None else torch.where(pixels, weight, 0.0)
     total = share.sum()
-    return (share * torch.where(pixels, loss, 0.0)).sum() / torch.where(total > 0, total, 1.0)
+    return (share * torch.where(pixels, loss, 0.0)).sum() / (torch.where(total > 0, total, 1.0) if guard else total)
 
 
 def entropy(logits: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torchvision import tv_tensors
 from weakseg.methods.deeplab import BACKBONES, METHODS, Segment, multi_scale_logits
 from weakseg.models.backbones import build_backbone
 from weakseg.models.deeplab import DeepLab
-from weakseg.ops.crf import dense_crf, recipe, unary_from_probabilities
+from weakseg.ops.crf import dense_crf, recipe, unary_from_probabilities, wrapped_bgr
 from weakseg.types import (
     Backbone,
     Batch,
@@ -24,6 +24,7 @@ from weakseg.types import (
     Segmenter,
     Step,
     WeaksegError,
+    deciding_constants,
 )
 
 BACKBONE = Backbone("resnet10t", weights=None)
@@ -294,6 +295,22 @@ def test_crf_at_test_time():
     assert torch.equal(got.long(), expected)
     with torch.inference_mode(), pytest.raises(WeaksegError, match="deeplab_v2_res101"):
         replace(method, crf="nothing").predict(model, s)
+
+
+def test_the_crf_can_be_shown_what_deeplab_pytorch_shows_it():
+    """methods.md 1.4 and 13; runs of before, which had no such switch, stay done."""
+    method, s = replace(TINY["v2"], scales=(1.0,), flip=False, crf="deeplab_v2_res101"), sample()
+    model = network(method).eval()
+    with torch.inference_mode():
+        unary = unary_from_probabilities(3 * method.probabilities(model, s))
+        shown = [dense_crf(image, unary, recipe(method.crf)) for image in (s.image, wrapped_bgr(s.image))]
+        assert not torch.equal(*shown)
+        unary = unary_from_probabilities(method.probabilities(model, s))
+        expected = dense_crf(wrapped_bgr(s.image), unary, recipe(method.crf)).argmax(0)
+        got = replace(method, crf_image="wrapped_bgr").predict(model, s)
+    assert torch.equal(got.long(), expected)
+    assert "crf_image" not in deciding_constants(method)
+    assert deciding_constants(replace(method, crf_image="wrapped_bgr"))["crf_image"] == "wrapped_bgr"
 
 
 @pytest.mark.parametrize("average", ["softmax", "max"])

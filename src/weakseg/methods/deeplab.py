@@ -6,7 +6,7 @@ V3+ (ECCV 2018, https://arxiv.org/abs/1802.02611), on any backbone. Constants: m
 Supervision: label maps. Reference on VOC 2012 val, V2 on ResNet101, full supervision: 76.65 mIoU (77.93 with CRF).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -16,10 +16,10 @@ from torch.nn.functional import interpolate
 
 from weakseg.models.backbones import build_backbone
 from weakseg.models.deeplab import DeepLab, HeadName
-from weakseg.ops.crf import dense_crf, recipe, unary_from_probabilities
+from weakseg.ops.crf import CrfImage, crf_image, dense_crf, recipe, unary_from_probabilities
 from weakseg.ops.image import resize_image, resize_labels
 from weakseg.ops.losses import balanced_cross_entropy, cross_entropy
-from weakseg.ops.views import mean_of_views, turned_back
+from weakseg.ops.views import max_of_views, mean_of_views, turned_back
 from weakseg.types import (
     SEEDS,
     Augmentation,
@@ -47,6 +47,8 @@ class Segment:
     """A DeepLab, its training and its multi-scale prediction; the defaults are V2's on ResNet101 (methods.md 10)."""
 
     needs: ClassVar[frozenset[str]] = frozenset()
+    # since runs exist, and what stands for "as before"
+    added: ClassVar[Mapping[str, Any]] = {"crf_image": "rgb"}
 
     # network
     head: HeadName = "aspp"
@@ -77,6 +79,7 @@ class Segment:
     flip: bool = True
     average: Literal["softmax", "logits", "max"] = "softmax"
     crf: str | None = None  # a recipe of sec. 1.4, such as "deeplab_v2_res101"
+    crf_image: CrfImage = "rgb"  # deeplab-pytorch's published numbers come from wrapped_bgr (1.4)
 
     @property
     def augmentation(self) -> Augmentation:
@@ -114,8 +117,8 @@ class Segment:
         """uint8 (H, W): argmax of `probabilities`, after a CRF if `crf` names one."""
         probabilities = self.probabilities(model, sample)
         if self.crf is not None:
-            image = sample.image.as_subclass(Tensor)
-            probabilities = dense_crf(image, unary_from_probabilities(probabilities), recipe(self.crf))
+            unary = unary_from_probabilities(probabilities)
+            probabilities = dense_crf(crf_image(sample.image, self.crf_image), unary, recipe(self.crf))
         return probabilities.argmax(dim=0).to(torch.uint8)
 
     def probabilities(self, model: DeepLab, sample: Sample) -> Tensor:
@@ -128,7 +131,7 @@ class Segment:
         if self.average == "softmax":
             return mean_of_views(v.softmax(dim=1) for v in views)
         if self.average == "max":
-            return _maximum(v.softmax(dim=1) for v in views)
+            return max_of_views(v.softmax(dim=1) for v in views)
         return mean_of_views(views).softmax(dim=0)
 
     def _views(self, model: DeepLab, sample: Sample) -> Iterable[Tensor]:
@@ -211,17 +214,6 @@ def _resized(images: Tensor, scale: float) -> Tensor:
         return images
     size = round(scale * images.shape[2]), round(scale * images.shape[3])
     return interpolate(images, size, mode="bilinear", align_corners=False)
-
-
-def _maximum(views: Iterable[Tensor]) -> Tensor:
-    """Maximum over all views and mirror images, (C + 1, H, W), holding one view at a time."""
-    best: Tensor | None = None
-    for view in views:
-        highest = view.amax(dim=0)
-        best = highest if best is None else torch.maximum(best, highest)
-    if best is None:
-        raise WeaksegError("prediction needs at least one scale: set scales, such as [1.0]")
-    return best
 
 
 _NATIVE: dict[str, Any] = {"scales": (1.0,), "flip": False}  # how deeplab-pytorch tests, sec. 6.8 row 11

@@ -71,6 +71,27 @@ def mean_of_views(views: Iterable[Tensor]) -> Tensor:
     return total / count
 
 
+def max_of_views(views: Iterable[Tensor]) -> Tensor:
+    """Maximum over all views and their mirror images, holding one view at a time (methods.md 9.6, the test of AEFT's).
+
+    Args:
+        views: float (1 or 2, ...) each, of one size; at least one.
+
+    Raises:
+        WeaksegError: there is no view.
+
+    >>> max_of_views([torch.tensor([[1.0], [2.0]]), torch.tensor([[6.0]])])
+    tensor([6.])
+    """
+    best: Tensor | None = None
+    for view in views:
+        highest = view.amax(dim=0)
+        best = highest if best is None else torch.maximum(best, highest)
+    if best is None:
+        raise WeaksegError("prediction needs at least one scale: set scales, such as [1.0]")
+    return best
+
+
 def generator_of(id: str) -> torch.Generator:
     """Draws of one photograph, on the CPU: the same in whatever order, thread or process it is worked on.
 

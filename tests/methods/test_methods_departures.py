@@ -15,9 +15,11 @@ STEPS = {
     "cam": ("cam.resnet38", "cam.resnet50"),
     "eps": ("eps.voc",),
     "amn": ("amn",),
+    "aeft": ("aeft.voc",),
     "bap": ("bana.bap",),
     "labels": ("bana.labels",),
     "nal": ("bana.nal",),
+    "segment": ("deeplab.v2_resnet101", "deeplab.v1_resnet38_aeft"),
 }
 SETTINGS = re.findall(r"`([a-z]+)\.([a-z_]+)=([^`]+)`", PAGE.read_text())
 

@@ -106,6 +106,16 @@ def test_nothing_found_is_empty():
     assert detect_instances(torch.zeros(0, 4, 5), torch.zeros(0)).masks.shape == (0, 4, 5)
 
 
+@pytest.mark.parametrize("size", [(108, 225), (109, 100), (300, 500)])
+def test_a_part_of_exactly_the_smallest_area_keeps_its_score(size):
+    maps = torch.zeros(1, *size)
+    area = size[0] * size[1] // 100
+    maps[0].view(-1)[:area] = 0.5
+    assert detect_instances(maps, torch.tensor([1])).scores.tolist() == [0.5]
+    maps[0].view(-1)[0] = 0
+    assert detect_instances(maps, torch.tensor([1])).scores.tolist() == [0]
+
+
 def test_boxes_are_half_open():
     mask = torch.zeros(2, 5, 7, dtype=torch.bool)
     mask[0, 1:3, 2:6] = True

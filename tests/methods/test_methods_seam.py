@@ -292,7 +292,8 @@ def test_impossible_constants_are_refused():
         PUBLISHED.build(3, BACKBONE)
 
 
-def test_maps_are_those_of_the_specification(scorer):
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_maps_are_those_of_the_specification(scorer, align_corners):
     s, total = sample(), np.zeros((2, 50, 70))
     photograph = Image.fromarray(s.image.permute(1, 2, 0).numpy())
     for scale in TINY.scales:
@@ -301,13 +302,13 @@ def test_maps_are_those_of_the_specification(scorer):
             view = np.asarray(scaled)[:, ::-1] if flip else np.asarray(scaled)
             image = scorer.normalise(torch.from_numpy(view.copy()).permute(2, 0, 1))
             revised = scorer(image[None]).revised[:, 1:]
-            maps = interpolate(revised, (50, 70), mode="bilinear", align_corners=False)[0].numpy()[1:]
+            maps = interpolate(revised, (50, 70), mode="bilinear", align_corners=align_corners)[0].numpy()[1:]
             total += maps[:, :, ::-1] if flip else maps
     total[total < 0] = 0
     low, high = total.min(axis=(1, 2), keepdims=True), total.max(axis=(1, 2), keepdims=True)
     total[total < low + 1e-5] = 0
     expected = ((total - low - 1e-5) / (high - low + 1e-5)).clip(min=0)
-    made = TINY.score(scorer, s)
+    made = replace(TINY, align_corners=align_corners).score(scorer, s)
     assert made["full"].ids.tolist() == [2, 3]
     np.testing.assert_allclose(made["full"].scores.numpy(), expected, atol=2e-4)
     assert made["strided"].scores.shape == (2, 13, 18)

@@ -160,6 +160,7 @@ class Seam:
     # maps
     scales: tuple[float, ...] = (0.5, 1.0, 1.5, 2.0)
     flip: bool = True
+    align_corners: bool = False  # of the resize from a view to the photograph; true: there too, as sec. 5 reads
 
     def __post_init__(self) -> None:
         if not 0 < self.view_scale <= 1:
@@ -219,7 +220,8 @@ class Seam:
     def score(self, model: SeamNet, sample: Sample) -> Mapping[str, ScoreMap]:
         """Score maps ``full`` and ``strided`` of the tagged classes, 0-1, on the model's device."""
         views = list(self._views(model, sample))
-        maps = {"full": merge_psa(views, sample.size), "strided": merge_strided(views, sample.size)}
+        full = merge_psa(views, sample.size, align_corners=self.align_corners)
+        maps = {"full": full, "strided": merge_strided(views, sample.size)}
         ids = sample.present.to(model.device)
         return {key: ScoreMap(ids, inference_normalise(m).clamp(min=0), sample.size) for key, m in maps.items()}
 

@@ -103,12 +103,13 @@ def merge_flip(maps: Tensor) -> Tensor:
     return maps[0] + maps[1].flip(-1)
 
 
-def merge_psa(views: Iterable[Tensor], size: tuple[int, int]) -> Tensor:
+def merge_psa(views: Iterable[Tensor], size: tuple[int, int], *, align_corners: bool = False) -> Tensor:
     """Sum of the views' maps, each resized to the photograph (PSA's and EPS's inference; not yet normalised).
 
     Args:
         views: float (K, h_s, w_s) a scale, flips already merged (resizing is linear and commutes with the flip).
         size: (H, W) of the photograph, pixels.
+        align_corners: resize corners on corners (SEAM, read literally; methods.md 5).
 
     Returns:
         float (K, H, W).
@@ -116,7 +117,7 @@ def merge_psa(views: Iterable[Tensor], size: tuple[int, int]) -> Tensor:
     >>> merge_psa([torch.tensor([[[0.0, 8.0]]]), torch.zeros(1, 1, 1)], (1, 4))[0, 0]
     tensor([0., 2., 6., 8.])
     """
-    return _sum_resized(views, size)
+    return _sum_resized(views, size, align_corners)
 
 
 def merge_irn(views: Iterable[Tensor], size: tuple[int, int], multiple: int = 16) -> Tensor:
@@ -175,11 +176,12 @@ def high_res_size(size: tuple[int, int], multiple: int = 16) -> tuple[int, int]:
     return rows * multiple, columns * multiple
 
 
-def _sum_resized(views: Iterable[Tensor], size: tuple[int, int]) -> Tensor:
+def _sum_resized(views: Iterable[Tensor], size: tuple[int, int], align_corners: bool = False) -> Tensor:
     total: Tensor | None = None
     for view in views:
-        resized = interpolate(view[None], size, mode="bilinear", align_corners=False)[0] if len(view) else None
-        resized = view.new_zeros((0, *size)) if resized is None else resized
+        resized = view.new_zeros((0, *size))
+        if len(view):
+            resized = interpolate(view[None], size, mode="bilinear", align_corners=align_corners)[0]
         total = resized if total is None else total + resized
     if total is None:
         raise ValueError("no view to merge")

@@ -9,14 +9,16 @@ import torch
 from torch.nn.functional import cross_entropy, interpolate
 from torchvision import tv_tensors
 
+from weakseg._optimisation import parameter_groups
 from weakseg.data.transforms import build
 from weakseg.methods import load
 from weakseg.methods.bana import METHODS, PADDING, Bap, Labels, Nal
+from weakseg.models.backbones import batch_norms
 from weakseg.models.cosine import CosineDeepLab
 from weakseg.models.vgg16 import Vgg16
 from weakseg.ops.bap import bap_vectors
 from weakseg.ops.box_maps import background_map, photograph_attention
-from weakseg.ops.boxes import box_masks, definite_background
+from weakseg.ops.boxes import box_masks, definite_background, truncated_boxes
 from weakseg.ops.crf import dense_crf, recipe, unary_from_probabilities
 from weakseg.ops.noise import agreement, confidence
 from weakseg.pipeline.recipe import configure
@@ -141,6 +143,21 @@ def test_the_defaults_are_the_published_constants():
     assert set(nal.scales) == {1.0, 0.5, 0.75, 1.5}
 
 
+def test_v2_freezes_batchnorm_and_can_move_its_statistics_as_published():
+    """methods.md 7.7, row 17, and 7.5: one rate for the backbone, ten times that for the head."""
+    v2, resnet = METHODS["nal_v2"], Backbone("resnet101_caffe", weights=None, output_stride=8)
+    published = replace(v2, freeze_bn=False, freeze_affine=False, bn_momentum=0.999)
+    with torch.device("meta"):
+        fixed, moving = (m.build(20, resnet) for m in (replace(v2, freeze_bn=False), published))
+    assert v2.freeze_bn
+    assert not any(p.requires_grad for norm in batch_norms(fixed.backbone) for p in norm.parameters())
+    assert {norm.momentum for norm in batch_norms(fixed.backbone)} == {0.001}
+    assert {norm.momentum for norm in batch_norms(moving.backbone)} == {0.999}
+    groups = parameter_groups(moving, published.optimisation)
+    assert [(g["lr"], g["weight_decay"]) for g in groups] == [(2.5e-4, 5e-4), (pytest.approx(2.5e-3), 5e-4)]
+    assert "bn_momentum" not in deciding_constants(METHODS["nal"])
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_the_configuration_round_trips(name):
     method = METHODS[name]
@@ -151,13 +168,13 @@ def test_the_mobile_segmenter_differs_from_deeplabs_in_classifier_and_loss_alone
     """A percentage kept of the fully supervised network compares label maps, not schedules."""
     ours, deeplab = METHODS["nal_mobile"], load("deeplab.mobile")
     assert ours.optimisation == deeplab.optimisation
-    own = {"unreliable", "gamma", "lam", "detach_confidence", "classifier", "scale"}  # of loss and classifier
+    own = {"unreliable", "gamma", "lam", "detach_confidence", "guard", "classifier", "scale"}  # of loss and classifier
     same = {f.name for f in fields(ours)} & {f.name for f in fields(deeplab)}
     assert {f.name: getattr(ours, f.name) for f in fields(ours) if f.name in same} == {
         name: getattr(deeplab, name) for name in same
     }
     left = {"align_corners": False, "scale_range": (0.5, 1.5), "jitter": 0.0, "interpolation": "bicubic",
-            "keep_epochs": False, "crf_image": "rgb"}  # fmt: skip
+            "keep_epochs": False, "bn_momentum": None}  # fmt: skip
     assert {f.name: getattr(ours, f.name) for f in fields(ours) if f.name not in same | own} == left
     assert {f.name for f in fields(deeplab)} - same == {"accumulate", "interval", "loss_at", "msc"}
     assert (deeplab.loss_at, deeplab.msc) == ("crop", False)  # as this loss has it
@@ -343,6 +360,18 @@ def test_switches_of_the_maps(classifier):
     moved = replace(BAP, voc_offset=1).score(classifier, photo)["full"].scores
     assert float(moved[1, 6].abs().max()) == 0  # the row above the published box
     assert tuple(replace(BAP, truncate=True).score(classifier, photo)["full"].scores.shape) == tuple(plain.shape)
+
+
+def test_truncated_boxes_have_their_maximum_inside_themselves():
+    """Every switch reads the same boxes: the maximum over the class too (methods.md 7.7, rows 8 and 20)."""
+    size, f = (8, 333), torch.zeros(1, 8, 333)
+    edge = next(k for k in range(1, 333) if float(truncated_boxes(torch.full((1, 4), float(k)), size)[0, 2]) < k)
+    f[0, :, edge - 1], f[0, :, 0] = 4.0, 2.0  # the highest column lies where the truncated box has ended
+    boxes, weight = torch.tensor([[0.0, 0.0, edge, 4.0]]), torch.ones(CLASSES + 1, 1)
+    for maximum in ("box", "class"):
+        method = replace(BAP, truncate=True, maximum=maximum)
+        found = method.maps(f, weight, boxes, torch.tensor([1]), size)[1]
+        assert float(found.max()) == pytest.approx(1)
 
 
 @pytest.mark.usefixtures("no_gradient")

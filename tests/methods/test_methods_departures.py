@@ -18,7 +18,7 @@ STEPS = {
     "aeft": ("aeft.voc",),
     "bap": ("bana.bap",),
     "labels": ("bana.labels",),
-    "nal": ("bana.nal",),
+    "nal": ("bana.nal", "bana.nal_v2"),
     "segment": ("deeplab.v2_resnet101", "deeplab.v1_resnet38_aeft"),
 }
 SETTINGS = re.findall(r"`([a-z]+)\.([a-z_]+)=([^`]+)`", PAGE.read_text())

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 
-from weakseg.models.backbones import build_backbone
+from weakseg.models.backbones import batch_norms, build_backbone
 from weakseg.models.bap import BapNet
 from weakseg.models.cosine import Classifier, CosineDeepLab, EmbeddingHead
 from weakseg.models.vgg16 import configure
@@ -184,7 +184,8 @@ class Bap:
         `boxes` are float (K, 4), XYXY pixels, half-open, `labels` their ids 1..C, `size` is (H, W).
         """
         boxes, first = shifted(boxes, self.voc_offset), self.upsampled == "features"
-        inside = box_masks(truncated_boxes(boxes, size) if self.truncate else boxes, size)
+        boxes = truncated_boxes(boxes, size) if self.truncate else boxes
+        inside = box_masks(boxes, size)
         outside = ~inside.any(dim=0)
         if self.background == "cam":
             ground = background_activation(activations(features, weight[:1], size, upsample_first=first)[0], outside)
@@ -271,7 +272,13 @@ class Nal:
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
-    added: ClassVar[Mapping[str, Any]] = {"freeze_stem": False, "optimiser": "sgd", "loss": "ce", "guard": True}
+    added: ClassVar[Mapping[str, Any]] = {
+        "freeze_stem": False,
+        "optimiser": "sgd",
+        "loss": "ce",
+        "guard": True,
+        "bn_momentum": None,
+    }  # since runs exist, and what stands for before
 
     # loss, sec. 7.5
     unreliable: Unreliable = "nal"  # what is done with ~S (Table 3)
@@ -287,6 +294,9 @@ class Nal:
     classifier: Classifier = "cosine"  # dot: 67.8 instead of 68.1
     scale: float = 20.0  # tau
     freeze_bn: bool = True  # sec. 7.7, row 17; False as published
+    bn_momentum: float | None = (
+        None  # of statistics that are not frozen, torch's way; 0.999 as published, None: its own
+    )
     freeze_affine: bool = False
     freeze_stem: bool = False
     align_corners: bool = True  # of resizing logits
@@ -329,6 +339,9 @@ class Nal:
         features = build_backbone(
             backbone, freeze_bn=self.freeze_bn, freeze_affine=self.freeze_affine, freeze_stem=self.freeze_stem
         )
+        norms: Iterable[Any] = () if self.bn_momentum is None else batch_norms(features)
+        for norm in norms:
+            norm.momentum = self.bn_momentum
         configure(features, pool5=True)  # sec. 1.3, as in stage 1
         return CosineDeepLab(features, num_classes, self.head, self.rates, self.channels, self.classifier, self.scale)
 
@@ -397,7 +410,15 @@ METHODS = {
     ),
     "labels": Labels(),
     "nal": Nal(),
-    "nal_v2": Nal(head="aspp", batch_size=10, iterations=20_000, lr=2.5e-4, crf="deeplab_v2_res101"),
+    "nal_v2": Nal(
+        head="aspp",
+        freeze_affine=True,  # "freeze BN" of 7.7, row 17
+        batch_size=10,
+        iterations=20_000,
+        lr=2.5e-4,
+        bias_factor=None,  # only V1 is said to have one (7.5)
+        crf="deeplab_v2_res101",
+    ),
     "nal_mobile": Nal(  # network, training and prediction of deeplab.mobile, but for the classifier and the loss
         head="v3plus",
         rates=(3, 6, 9),

@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from torch.nn.functional import pad
 from torchvision import tv_tensors
 
-from weakseg.methods.labels import METHODS, IrLabel, Threshold, confident_labels
+from weakseg.methods.labels import METHODS, IrLabel, Threshold, confident_labels, ir_label
+from weakseg.ops.crf import crf_from_labels, recipe
 from weakseg.types import Refiner, Sample, ScoreMap, WeaksegError
 
 
@@ -88,6 +90,21 @@ def test_ir_label_of_amns_maps_puts_its_constants_in_place_of_their_background()
     assert torch.equal(amn.refine(None, both)["labels"], amn.refine(None, alone)["labels"])
     classless = Sample("a", image, torch.zeros(2, dtype=torch.bool), scores={"scores": score_map([0], background)})
     assert not amn.refine(None, classless)["labels"].any()
+
+
+def test_ir_label_is_the_sentence_of_the_specification():
+    image = torch.randint(0, 256, (3, 20, 30), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    scores = torch.rand(2, 20, 30, generator=torch.Generator().manual_seed(1)) ** 2
+    keys, opinions = u8([0, 4, 9]), []
+    for constant in (0.45, 0.15):  # pad with the constant, argmax, CRF over the photograph's own labels, their ids
+        own = pad(scores, (0, 0, 0, 0, 1, 0), value=constant).argmax(dim=0).to(torch.uint8)
+        opinions.append(keys[crf_from_labels(image, own, u8([0, 1, 2]), recipe("irn_label"), 0.7).long()].tolist())
+    made = ir_label(image, score_map([4, 9], scores), 0.45, 0.15).tolist()
+    assert {v for row in made for v in row} >= {0, 4, 9, 255}
+    for y in range(20):
+        for x in range(30):
+            fg, bg = opinions[0][y][x], opinions[1][y][x]
+            assert made[y][x] == (fg if fg else 0 if not bg else 255)
 
 
 def test_ir_label_without_tags_is_background():

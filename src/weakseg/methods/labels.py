@@ -40,6 +40,39 @@ def confident_labels(foreground: LabelMap, background: LabelMap) -> LabelMap:
     return torch.where((foreground == BACKGROUND) & (background == BACKGROUND), BACKGROUND, labels)
 
 
+def ir_label(
+    image: Tensor,
+    score_map: ScoreMap,
+    conf_fg: float = 0.30,
+    conf_bg: float = 0.05,
+    *,
+    crf: str = "irn_label",
+    confidence: float = 0.7,
+) -> LabelMap:
+    """IRN's seeds: a CRF on the labels that each of two thresholds leaves, then `confident_labels` (methods.md 4).
+
+    Args:
+        image: uint8 (3, H, W), RGB.
+        score_map: maps of the classes present, 0-1; a background map (AMN's) takes no part. Maps of another resolution
+            than the photograph are resized first, bilinearly.
+        conf_fg: background score under which a class is sure: IRN 0.30, AdvCAM and RIB 0.35, AMN's maps 0.45.
+        conf_bg: background score over which background is sure: IRN 0.05, AdvCAM and AMN 0.15, RIB 0.17.
+        crf: name of the CRF's numbers (`weakseg.ops.crf.RECIPES`).
+        confidence: of a label in the CRF's unary, 0-1.
+
+    Returns:
+        uint8 (H, W), present ids, 0 and 255; all background without a class.
+    """
+    maps, size = foreground(score_map), (int(image.shape[1]), int(image.shape[2]))
+    ids = torch.cat([maps.ids.new_zeros(1), maps.ids])
+
+    def opinion(background: float) -> LabelMap:
+        labels = threshold(maps, background, size)
+        return crf_from_labels(image.as_subclass(Tensor), labels, ids, recipe(crf), confidence)
+
+    return confident_labels(opinion(conf_fg), opinion(conf_bg))
+
+
 @dataclass(frozen=True, slots=True)
 class Threshold:
     """Winner among the tagged classes and a constant background score, or the maps' own background."""
@@ -74,14 +107,11 @@ class IrLabel:
 
         A background map of theirs (AMN's) takes no part: `conf_fg` and `conf_bg` stand in its place (methods.md 8.5).
         """
-        scores = foreground(_scores(sample))
-        opinions = (self._opinion(scores, sample, at) for at in (self.conf_fg, self.conf_bg))
-        return {LABELS: confident_labels(*opinions)}
-
-    def _opinion(self, scores: ScoreMap, sample: Sample, background: float) -> LabelMap:
-        labels = threshold(scores, background, sample.size)
-        ids = torch.cat([scores.ids.new_zeros(1), scores.ids])
-        return crf_from_labels(sample.image.as_subclass(Tensor), labels, ids, recipe(self.crf), self.confidence)
+        return {
+            LABELS: ir_label(
+                sample.image, _scores(sample), self.conf_fg, self.conf_bg, crf=self.crf, confidence=self.confidence
+            )
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -226,6 +226,19 @@ def test_a_constant_network_costs_the_logarithm(loss, means):
         assert float(value) == pytest.approx(means * 1.3862944)  # ln 4; balanced is the sum of two means
 
 
+@pytest.mark.parametrize(("loss", "fill"), [("ce", 255), ("balanced", 0), ("balanced", 7)])
+def test_a_mean_over_no_pixel_is_zero_or_as_published_not_a_number(loss, fill):
+    """methods.md 13: every guard against nan can be taken off."""
+    method, data = replace(TINY["v2"], loss=loss), batch()
+    data = replace(data, seeds={"seeds": torch.full_like(data.seeds["seeds"], fill)})
+
+    def value(method: Segment) -> torch.Tensor:
+        return method.objective(lambda images: torch.zeros(len(images), 9, 4, 4), data, STEP)["seg"]
+
+    assert float(value(method)) == pytest.approx(0.0 if fill == 255 else 2.1972246)  # ln 9, of the other mean
+    assert value(replace(method, guard=False)).isnan()
+
+
 def test_loss_at_features_takes_the_nearest_label():
     logits = torch.zeros(1, 4, 2, 2)
     logits[0, 2, 0, 0] = 100.0  # certain of class 2 in the upper left cell

@@ -48,7 +48,7 @@ class Segment:
 
     needs: ClassVar[frozenset[str]] = frozenset()
     # since runs exist, and what stands for "as before"
-    added: ClassVar[Mapping[str, Any]] = {"crf_image": "rgb"}
+    added: ClassVar[Mapping[str, Any]] = {"crf_image": "rgb", "guard": True}
 
     # network
     head: HeadName = "aspp"
@@ -73,6 +73,7 @@ class Segment:
     interval: int = 10  # the poly rate is updated every 10 steps
     loss: Literal["ce", "balanced"] = "ce"
     loss_at: Literal["features", "crop"] = "features"
+    guard: bool = True  # False: 0 / 0 in a batch without labelled pixels, as published (sec. 13)
     msc: bool = False  # train on 1x, 0.75x, 0.5x and their maximum
     # prediction
     scales: tuple[float, ...] = (0.5, 0.75, 1.0, 1.25, 1.5)
@@ -156,8 +157,8 @@ class Segment:
         else:
             labels = resize_labels(labels, size)
         if self.loss == "ce":
-            return cross_entropy(logits, labels)
-        return balanced_cross_entropy(logits, labels, half=False)  # sec. 8.7: the sum of the two means
+            return cross_entropy(logits, labels, guard=self.guard)
+        return balanced_cross_entropy(logits, labels, half=False, guard=self.guard)  # sec. 8.7: a sum of two means
 
 
 @dataclass(frozen=True, slots=True)

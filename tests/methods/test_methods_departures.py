@@ -13,6 +13,9 @@ from weakseg.pipeline.recipe import configure
 PAGE = Path(__file__).parents[2] / "docs" / "departures.md"
 STEPS = {
     "cam": ("cam.resnet38", "cam.resnet50"),
+    "psa": ("psa.psa",),
+    "irn": ("irn",),
+    "seam": ("seam",),
     "eps": ("eps.voc",),
     "amn": ("amn",),
     "aeft": ("aeft.voc",),

@@ -92,6 +92,18 @@ def test_equals_pydensecrf_at_odd_sizes(height, width):
     assert_agrees(dense_crf(image, unary, RECIPES["psa"]), oracle(image, unary, RECIPES["psa"]))
 
 
+@pytest.mark.parametrize("backend", ["numba", "torch"])
+@pytest.mark.parametrize("width", [52, 51, 50, 49])
+def test_equals_pydensecrf_where_its_last_block_is_filled_up(width, backend):
+    """It embeds four points at a time; those beyond the last pixel lie at the origin and let the blur pass there."""
+    rng = np.random.default_rng(width)
+    unary, params = torch.from_numpy(rng.random((3, 37, width), np.float32)), RECIPES["psa_post_rw"]
+    noise = torch.from_numpy(rng.integers(0, 256, (3, 37, width), np.uint8))
+    for image in (noise, torch.tensor([12, 5, 8], dtype=torch.uint8)[:, None, None].expand(3, 37, width)):
+        difference = dense_crf(image, unary, params, backend=backend) - oracle(image, unary, params)
+        assert difference.abs().max() <= 2e-6
+
+
 @pytest.mark.realdata
 @pytest.mark.parametrize("n", [2, 3, 21])
 @pytest.mark.parametrize("name", RECIPES)

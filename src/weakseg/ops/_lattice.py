@@ -21,6 +21,10 @@ from ..types import WeaksegError
 from ._lattice_filter import Lattice, accumulate, array
 from ._simd import SPARE
 
+SIMD = 4
+"""Points that pydensecrf embeds at a time: it fills up the last such block with points at the origin (position (0, 0),
+black), which weigh nothing but bring the vertices of their simplex into the lattice, and blurring passes through them.
+"""
 RANK_BITS = 3
 """Bits of one rank or remainder in a packed key; enough for d <= 7."""
 _HASH = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: Fibonacci hashing
@@ -33,9 +37,14 @@ def build(features: np.ndarray) -> Lattice:
     Raises:
         WeaksegError: if a kernel is so narrow that the lattice coordinates do not fit in 64 bits.
     """
-    shift, low = packing(features.min(1), features.max(1))
-    keys, barycentric = _embed(features, elevation_scale(len(features)), shift, low)
+    d, n = features.shape
+    shift, low = packing(np.minimum(features.min(1), 0), features.max(1))
+    keys, barycentric = _embed(features, elevation_scale(d), shift, low)
     order, start, simplices = _group(keys)
+    if n % SIMD:
+        origin, _ = _embed(np.zeros((d, 1), np.float32), elevation_scale(d), shift, low)
+        if origin[0] not in simplices:
+            start, simplices = np.append(start, start[-1]), np.append(simplices, origin)
     vertices, point_keys = _vertices(simplices, shift)
     chains, bounds = _chains(_neighbours(simplices, vertices, point_keys, shift))
     weights = _gather_weights(barycentric, order)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ._lattice import RANK_BITS, elevation_scale, packing
+from ._lattice import RANK_BITS, SIMD, elevation_scale, packing
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,10 +43,14 @@ class TorchLattice:
 def build(image: Tensor, sxy: float, srgb: float | None) -> TorchLattice:
     """Lattice of position (and colour, if `srgb` is given) of the pixels of `image`, uint8 (3, H, W)."""
     features = _features(image, sxy, srgb)
+    n = features.shape[1]
+    if n % SIMD:
+        features = torch.cat([features, features.new_zeros(len(features), 1)], dim=1)
     shift, low = packing(features.amin(1).cpu().numpy(), features.amax(1).cpu().numpy())
     base, rank, weights = _embed(features)
     keys = _vertex_keys(base, rank, shift.tolist(), low.tolist())
     points, vertices = torch.unique(keys, return_inverse=True)
+    vertices, weights = vertices[:, :n], weights[:, :n]
     lattice = TorchLattice(vertices + 1, weights, _neighbours(points, shift.tolist()))
     density = lattice.filter(weights.new_ones((weights.shape[1], 1)))[:, 0]
     normalised = weights * (density.double() + 1e-20).rsqrt().float()

@@ -123,7 +123,7 @@ def sweep(
         out: holds a run folder for each setting, ``sweep.json`` and ``sweep.md``.
         grid: ``["eps.tau=0.2,0.4", "eps.lam=0.5,0.9"]`` or the same as a mapping: every combination is run.
         study: a table of one of the recipe's papers instead: ``strategies``, ``lambda`` or ``tau`` of EPS, ``label`` or
-            ``layers`` of AMN (`STUDIES` in the method's file).
+            ``layers`` of AMN, ``grid``, ``unreliable`` or ``classifier`` of BANA (`STUDIES` in the method's file).
         set: changes that all settings share.
         seeds, weights, train_list, val_list, reuse, overwrite, device, layout, classes, tags_from, saliency, workers,
             precision, progress, say: as in `run`.

@@ -138,7 +138,9 @@ def sweep(
     ] = [],  # noqa: B006
     study: Annotated[
         str | None,
-        typer.Option("--study", help="A paper's table: strategies, lambda, tau (EPS); label, layers (AMN)."),
+        typer.Option(
+            "--study", help="A paper's table: strategies, lambda, tau (EPS); label, layers (AMN); grid (BANA)."
+        ),
     ] = None,
     set: Set = [],  # noqa: B006
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="How many seeds of each setting.")] = 1,

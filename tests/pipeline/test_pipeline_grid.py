@@ -78,7 +78,7 @@ def test_a_grid_is_read_from_lines():
 
 
 def test_the_papers_tables_are_studies_of_their_recipes():
-    """EPS, Tables 3, A.1 and A.2; AMN, Tables 2 and A.1."""
+    """EPS, Tables 3, A.1 and A.2; AMN, Tables 2 and A.1; BANA, Table 3 and its supplement's 1 and 5."""
     eps, amn = read_recipe("eps-voc"), studies(read_recipe("amn-irn-voc"))
     assert [s["eps.lam"] for s in study(eps, "lambda").values()] == [0.0, 0.25, 0.5, 0.75, 1.0]
     assert [s["eps.tau"] for s in study(eps, "tau").values()] == [0.2, 0.3, 0.4, 0.5]
@@ -95,6 +95,12 @@ def test_the_papers_tables_are_studies_of_their_recipes():
         {"amn.condition": "label"},
     ]
     assert [s["amn.layers"] for s in amn["layers"].values()] == [[1], [2], [3], [4], [3, 4], [2, 3, 4], [2, 3]]
+    bana = studies(read_recipe("bana-voc"))  # each table is that of the step which has its constants
+    assert set(bana) == {"grid", "unreliable", "classifier"}
+    assert len(bana["grid"]) == 15
+    assert {"bap.grid": 4, "bap.generating_grid": 1} in bana["grid"].values()
+    assert [s["segment.unreliable"] for s in bana["unreliable"].values()] == ["nal", "ignore", "entropy", "bootstrap"]
+    assert [s["segment.classifier"] for s in bana["classifier"].values()] == ["cosine", "dot"]
     with pytest.raises(WeaksegError, match=r"no study 'lamda'.*lambda"):
         study(eps, "lamda")
 

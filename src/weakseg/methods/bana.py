@@ -12,7 +12,7 @@ Three stages: ``bap`` trains a classifier of boxes and scores them, ``labels`` m
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -447,3 +447,10 @@ METHODS = {
 
 BACKBONES = {"bap": "vgg16d", "nal": "vgg16d", "nal_v2": "resnet101_caffe"}
 """The networks that these learning rates were published for."""
+
+STUDIES = {
+    "grid": [{"grid": n, "generating_grid": m} for n in range(1, 6) for m in range(1, 4)],  # supplement, Table 1
+    "unreliable": [{"unreliable": how} for how in get_args(Unreliable)],  # Table 3, the first is the paper's own
+    "classifier": [{"classifier": kind} for kind in get_args(Classifier)],  # supplement, Table 5
+}
+"""Settings of the paper's tables, each a training of its own: `weakseg sweep RECIPE --study grid`."""

@@ -54,7 +54,10 @@ def studies(recipe: Recipe) -> dict[str, dict[str, dict[str, Any]]]:
         file = (step.method or "").partition(".")[0]
         if file in methods.modules():
             tables = getattr(importlib.import_module(f"weakseg.methods.{file}"), "STUDIES", {})
+            method = methods.load(step.method or "")
             for name, settings in tables.items():
+                if not all(hasattr(method, key) for s in settings for key in s):
+                    continue  # of another stage's method in the same file
                 found[name] = _named([{f"{step.name}.{k}": v for k, v in s.items()} for s in settings])
     return found
 

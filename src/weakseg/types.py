@@ -351,7 +351,7 @@ class Optimisation:
         iterations: total optimiser steps; None = epochs decide.
         phases: ((epochs, batch_size), ...) instead of one phase (AEFT).
         accumulate: micro-batches a step; the batch is split into so many.
-        keep_epochs: keep the weights of every epoch, for a step that chooses among them.
+        keep_epochs: keep the weights of every epoch as ``epoch-N.safetensors``, which a step's `fitted` can name.
     """
 
     epochs: int = 5

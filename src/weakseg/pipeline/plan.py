@@ -164,6 +164,16 @@ def backbone_of(step: Resolved) -> Backbone:
         ) from None
 
 
+def fitted_weights(fitted: str | Path) -> Path:
+    """The file that a step's `fitted` means: itself if it is one of weights, ``model.safetensors`` in the folder else.
+
+    >>> fitted_weights("fit/epoch-30.safetensors").name, fitted_weights("fit").name
+    ('epoch-30.safetensors', 'model.safetensors')
+    """
+    path = Path(fitted)
+    return path if path.suffix == ".safetensors" else path / "model.safetensors"
+
+
 def done_fingerprint(folder: Path) -> str | None:
     """The fingerprint with which the step in `folder` ended, or None."""
     path = folder / "done.json"
@@ -214,7 +224,7 @@ def _parts(
             parts |= {"fit": digest(fit_ids), "seed": seed, "precision": precision}
             parts["backbone.weights"] = weights_hash(backbone.weights)
         else:
-            parts["fitted"] = file_hash(Path(step.spec.fitted) / "model.safetensors")
+            parts["fitted"] = file_hash(fitted_weights(step.spec.fitted))
     return parts
 
 

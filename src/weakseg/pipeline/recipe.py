@@ -15,8 +15,8 @@ A recipe is the list of steps of one row of the results table::
 `scores` and `seeds` name an earlier step's output, ``step`` or ``step/key``; given as a dict they say under which name
 it stands in the sample. `saliency` names a step whose map stands in for the data set's own. `model` lends the fitted
 network of an earlier step. `fit` is the list a step learns from, `list` the lists it writes outputs for. `fitted` is
-the ``fit`` folder of an ended run, in place of training. `folder` replaces a step by a folder of somebody else's maps
-or masks.
+the ``fit`` folder of an ended run, or in it the weights of one epoch (`keep_epochs`), in place of training. `folder`
+replaces a step by a folder of somebody else's maps or masks.
 """
 
 from collections.abc import Mapping, Sequence

@@ -18,9 +18,9 @@ from weakseg._devices import cores
 from weakseg.data.dataset import Dataset
 from weakseg.data.store import write_json, write_tensors
 from weakseg.data.view import View
-from weakseg.pipeline.files import adopt, link_tree
+from weakseg.pipeline.files import adopt, link_file, link_tree
 from weakseg.pipeline.look import Look
-from weakseg.pipeline.plan import Planned
+from weakseg.pipeline.plan import Planned, fitted_weights
 from weakseg.pipeline.recipe import Folder
 from weakseg.types import LATER, Backbone, Outputs, Sample, WeaksegError
 
@@ -147,8 +147,9 @@ def _fit(chain: Chain, planned: Planned) -> dict[str, Any]:
     method, options = planned.step.method, chain.options
     fit = planned.folder / "fit"
     if planned.step.spec.fitted is not None:
-        fitted = Path(planned.step.spec.fitted)
-        _ranks.first(lambda: link_tree(fitted, fit))
+        fitted, weights = Path(planned.step.spec.fitted), fitted_weights(planned.step.spec.fitted)
+        whole = weights != fitted
+        _ranks.first(lambda: link_tree(fitted, fit) if whole else link_file(fitted, fit / "model.safetensors"))
         return {"seconds": 0.0, "images_per_second": 0.0}
     with torch.random.fork_rng([]):
         torch.manual_seed(chain.seed)

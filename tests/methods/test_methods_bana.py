@@ -226,6 +226,8 @@ def test_the_networks_of_the_paper():
     assert isinstance(net, Vgg16)
     assert isinstance(other, Vgg16)
     assert (net.fc6.dilation, net.pool5, other.fc6.dilation, other.pool5) == ((1, 1), True, (12, 12), True)
+    assert net.drop_last
+    assert other.drop_last
     assert tuple(first.weight.shape) == tuple(third.weight.shape) == (21, 1024)
     assert all(p.requires_grad for p in first.parameters())
     with pytest.raises(WeaksegError, match="vgg16d"):

@@ -145,6 +145,7 @@ def test_largefov_on_vgg16_is_its_own_fc6():
         model = METHODS["v1_vgg16"].build(20, VGG)
         logits = model(torch.empty(1, 3, 321, 321))
     assert model.backbone.net.fc6.dilation == model.backbone.net.fc6.padding == (12, 12)
+    assert model.backbone.net.drop_last  # dropout twice
     assert tuple(logits.shape) == (1, 21, 41, 41)
     assert sum(p.numel() for p in model.parameters()) == 20_505_408 + 21  # bana_largefov has no bias there
     assert sum(p.numel() for p in model.new_parameters()) == 21 * 1025

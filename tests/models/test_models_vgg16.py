@@ -70,7 +70,7 @@ def test_written_out(pool5):
 
 def test_channels_are_dropped_in_training_alone():
     torch.manual_seed(0)
-    net = Vgg16()
+    net = Vgg16(drop_last=True)
     with torch.no_grad():
         net.fc7.bias.fill_(1.0)  # so that only dropout makes a channel zero
         net.fc7.weight.zero_()
@@ -81,10 +81,26 @@ def test_channels_are_dropped_in_training_alone():
         assert float(net.eval()(torch.zeros(1, 3, 16, 16))[-1].min()) == 1.0
 
 
+def test_psa_drops_after_fc6_alone():
+    """Its classifier drops after fc7 by itself, which would otherwise happen twice, and its AffinityNet not at all."""
+    torch.manual_seed(0)
+    net = Vgg16()
+    with torch.no_grad():
+        net.fc6.bias.fill_(1.0)
+        net.fc6.weight.zero_()
+        net.fc7.weight.copy_(torch.eye(1024)[:, :, None, None])
+        net.fc7.bias.fill_(1.0)
+        last = net(torch.zeros(1, 3, 16, 16))[-1][0]
+    kept = (last == 3).all(dim=2).all(dim=1)  # 1 over the half that is kept, and fc7's bias
+    torch.testing.assert_close(last[~kept], torch.ones_like(last[~kept]))
+    assert 0.4 < float(kept.float().mean()) < 0.6
+
+
 def test_configure():
     model = nn.Sequential(Vgg16())
-    assert configure(model, dilation=12, pool5=True)
+    assert configure(model, dilation=12, pool5=True, drop_last=True)
     assert (model[0].fc6.dilation, model[0].fc6.padding, model[0].pool5) == ((12, 12), (12, 12), True)
+    assert model[0].drop_last
     assert configure(model)
     assert model[0].pool5
     assert not configure(nn.Linear(2, 2), dilation=1)

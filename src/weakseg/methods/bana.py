@@ -134,11 +134,11 @@ class Bap:
         return optimisation_of(self)
 
     def build(self, num_classes: int, backbone: Backbone) -> BapNet:
-        """The classifier; VGG16 with its fifth max-pool, an average pool and an undilated fc6."""
+        """The classifier; VGG16 with its fifth max-pool, an average pool, an undilated fc6 and both dropouts."""
         if self.known_classes is not None and not self.agnostic:
             raise WeaksegError("known_classes is of a network that has not seen these classes: set agnostic = true")
         features = build_backbone(backbone, freeze_bn=self.freeze_bn, freeze_affine=self.freeze_affine)
-        configure(features, dilation=1, pool5=True)
+        configure(features, dilation=1, pool5=True, drop_last=True)
         return BapNet(features, num_classes if self.known_classes is None else self.known_classes)
 
     def objective(self, model: BapNet, batch: Batch, step: Step) -> dict[str, Tensor]:
@@ -342,7 +342,7 @@ class Nal:
         norms: Iterable[Any] = () if self.bn_momentum is None else batch_norms(features)
         for norm in norms:
             norm.momentum = self.bn_momentum
-        configure(features, pool5=True)  # sec. 1.3, as in stage 1
+        configure(features, pool5=True, drop_last=True)  # sec. 1.3, as in stage 1
         return CosineDeepLab(features, num_classes, self.head, self.rates, self.channels, self.classifier, self.scale)
 
     def objective(self, model: nn.Module, batch: Batch, step: Step) -> dict[str, Tensor]:

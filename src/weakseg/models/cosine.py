@@ -104,7 +104,7 @@ def _head(backbone: FeatureNet, head: str, rates: tuple[int, ...], channels: int
     if head == "vgg_largefov":
         if not isinstance(backbone.net, Vgg16) or backbone.net.fc6 is None:
             raise WeaksegError("the head 'vgg_largefov' works on VGG16's own fc6 and fc7: use vgg16d, or head 'aspp'")
-        configure(backbone, dilation=rates[0])
+        configure(backbone, dilation=rates[0], drop_last=True)
     if head in ("vgg_largefov", "conv1x1"):
         return LastMap(), last
     if head == "v3plus":

@@ -176,7 +176,7 @@ def _summed(backbone: FeatureNet, outputs: int, rates: Sequence[int], channels: 
 
 def _vgg_largefov(backbone: FeatureNet, outputs: int, rates: Sequence[int], channels: int) -> nn.Module:
     _vgg16(backbone, "vgg_largefov")
-    configure(backbone, dilation=rates[0])
+    configure(backbone, dilation=rates[0], drop_last=True)
     return SummedConvs(backbone.channels[-1], outputs, (0,))
 
 

@@ -35,7 +35,9 @@ class Vgg16(nn.Module):
         pool5: apply the fifth max-pool and a 3x3 average pool before fc6, as BANA does; PSA defines both and applies
             neither.
         fc: end with fc6 and fc7; without them `conv5` is the last map.
-        dropout: probability of dropping a channel after fc6 and after fc7.
+        dropout: probability of dropping a channel.
+        drop_last: drop channels after fc7 too, as BANA and LargeFOV do, not after fc6 alone; PSA's classifier drops
+            them itself, its AffinityNet does not.
     """
 
     channels: tuple[int, ...] = (128, 256, 512, 512, 1024)
@@ -46,7 +48,9 @@ class Vgg16(nn.Module):
     bgr: ClassVar = True
     published: ClassVar = "the Caffe file vgg16_20M.caffemodel"
 
-    def __init__(self, dilation: int = 1, pool5: bool = False, fc: bool = True, dropout: float = 0.5) -> None:
+    def __init__(
+        self, dilation: int = 1, pool5: bool = False, fc: bool = True, dropout: float = 0.5, drop_last: bool = False
+    ) -> None:
         super().__init__()
         inputs = 3
         for group, (width, depth, rate) in enumerate(zip(WIDTHS, DEPTHS, DILATIONS, strict=True), start=1):
@@ -56,7 +60,7 @@ class Vgg16(nn.Module):
                 inputs = width
         self.fc6: nn.Conv2d | None = nn.Conv2d(512, 1024, 3)
         self.fc7: nn.Conv2d | None = nn.Conv2d(1024, 1024, 1)
-        self.pool5, self.dropout = pool5, dropout
+        self.pool5, self.dropout, self.drop_last = pool5, dropout, drop_last
         configure(self, dilation=dilation)
         if not fc:
             self.drop_fc()
@@ -74,8 +78,8 @@ class Vgg16(nn.Module):
             return maps
         if self.pool5:
             x = avg_pool2d(max_pool2d(x, 3, POOL_STRIDES[4], padding=1), 3, 1, padding=1)
-        for layer in (self.fc6, self.fc7):
-            x = dropout2d(relu(layer(x)), self.dropout, self.training)
+        x = dropout2d(relu(self.fc6(x)), self.dropout, self.training)
+        x = dropout2d(relu(self.fc7(x)), self.dropout, self.training and self.drop_last)
         return [*maps, x]
 
     def drop_fc(self) -> None:
@@ -89,13 +93,16 @@ class Vgg16(nn.Module):
         return x
 
 
-def configure(model: nn.Module, *, dilation: int | None = None, pool5: bool | None = None) -> bool:
+def configure(
+    model: nn.Module, *, dilation: int | None = None, pool5: bool | None = None, drop_last: bool | None = None
+) -> bool:
     """Make PSA's, BANA's or LargeFOV's of the VGG16 that `model` is or holds.
 
     Args:
         model: changed in place.
         dilation: of fc6, feature pixels, 1 or more; None = as it is.
         pool5: whether the fifth max-pool and the average pool are applied; None = as it is.
+        drop_last: whether channels are dropped after fc7 as well as after fc6; None = as it is.
 
     Returns:
         whether there is a VGG16 in `model`; without one nothing changes.
@@ -108,6 +115,7 @@ def configure(model: nn.Module, *, dilation: int | None = None, pool5: bool | No
     nets = [m for m in model.modules() if isinstance(m, Vgg16)]
     for net in nets:
         net.pool5 = net.pool5 if pool5 is None else pool5
+        net.drop_last = net.drop_last if drop_last is None else drop_last
         if net.fc6 is not None and dilation is not None:
             net.fc6.dilation = net.fc6.padding = (dilation, dilation)
     return bool(nets)

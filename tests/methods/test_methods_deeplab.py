@@ -268,6 +268,42 @@ def test_msc_is_the_maximum_of_three():
     torch.testing.assert_close(outputs["max"], torch.maximum(torch.maximum(grids[0], grids[1]), grids[2]))
 
 
+@pytest.mark.parametrize("size", [(321, 321), (39, 50), (65, 33)])
+def test_msc_resizes_as_published(size):
+    """deeplab-pytorch hands `interpolate` the scale: 0.75 x 321 becomes 240 pixels, 4 / 3 of a pixel apart."""
+    torch.manual_seed(0)
+    images, seen = torch.randn(1, 3, *size), []
+
+    def model(x):
+        seen.append(x)
+        return x[:, :, ::8, ::8]
+
+    multi_scale_logits(model, images)
+    for got, scale in zip(seen[1:], (0.75, 0.5), strict=True):
+        assert tuple(got.shape[2:]) == tuple(int(scale * side) for side in size)
+        want = interpolate(images, scale_factor=scale, mode="bilinear", align_corners=False)
+        torch.testing.assert_close(got, want, rtol=0, atol=0)
+    x = torch.arange(100.0).expand(1, 1, 10, 100)  # in the middle of a row the value is the place, step 1 / scale
+    seen.clear()
+    multi_scale_logits(lambda y: seen.append(y) or y, torch.cat([x, x[..., :1]], dim=-1))  # 101 wide
+    torch.testing.assert_close(seen[1][0, 0, 5, 1:70], (torch.arange(1, 70) + 0.5) / 0.75 - 0.5)
+
+
+def test_segmentation_loss_written_out():
+    torch.manual_seed(0)
+    logits, labels = torch.randn(2, 4, 5, 7), torch.randint(0, 4, (2, 33, 50), dtype=torch.uint8)
+    labels[:, :9] = 255
+    small = torch.stack([resize_labels(one, (5, 7)) for one in labels]).long()
+    want = torch.nn.functional.cross_entropy(logits, small, ignore_index=255)
+    torch.testing.assert_close(segmentation_loss(logits, labels), want)
+    large = interpolate(logits, (33, 50), mode="bilinear", align_corners=False)
+    want = torch.nn.functional.cross_entropy(large, labels.long(), ignore_index=255)
+    torch.testing.assert_close(segmentation_loss(logits, labels, at="crop"), want)
+    pixel = torch.nn.functional.cross_entropy(logits, small, ignore_index=255, reduction="none")
+    want = pixel[(small > 0) & (small < 255)].mean() + pixel[small == 0].mean()
+    torch.testing.assert_close(segmentation_loss(logits, labels, loss="balanced"), want)
+
+
 @pytest.mark.parametrize("average", ["softmax", "logits", "max"])
 def test_probabilities_written_out(average):
     method, s = replace(TINY["v2"], scales=(1.0, 0.5), average=average), sample()

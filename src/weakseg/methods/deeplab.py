@@ -151,14 +151,7 @@ class Segment:
         return multi_scale_logits(model, images)["max"] if self.msc else model(images)
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
-        size = (logits.shape[2], logits.shape[3])
-        if self.loss_at == "crop":
-            logits = interpolate(logits.float(), labels.shape[1:], mode="bilinear", align_corners=False)
-        else:
-            labels = resize_labels(labels, size)
-        if self.loss == "ce":
-            return cross_entropy(logits, labels, guard=self.guard)
-        return balanced_cross_entropy(logits, labels, half=False, guard=self.guard)  # sec. 8.7: a sum of two means
+        return segmentation_loss(logits, labels, loss=self.loss, at=self.loss_at, guard=self.guard)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +195,11 @@ def multi_scale_logits(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
         images: float (B, 3, H, W), normalised.
 
     Returns:
-        ``"1.0"``, ``"0.75"``, ``"0.5"`` at their own resolution and ``"max"`` at that of 1x.
+        ``"1.0"``, ``"0.75"``, ``"0.5"`` at their own resolution and ``"max"`` at that of 1x. The training loss is the
+        sum of `segmentation_loss` over the four, the prediction is ``"max"``.
+
+    References:
+        methods.md 10, as deeplab-pytorch resizes: sides rounded down, sampled in steps of 1 / scale exactly.
     """
     outputs = {str(s): model(_resized(images, s)) for s in _MSC_SCALES}
     grid = outputs["1.0"].shape[2:]
@@ -211,10 +208,44 @@ def multi_scale_logits(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
 
 
 def _resized(images: Tensor, scale: float) -> Tensor:
-    if scale == 1:
-        return images
-    size = round(scale * images.shape[2]), round(scale * images.shape[3])
-    return interpolate(images, size, mode="bilinear", align_corners=False)
+    return images if scale == 1 else interpolate(images, scale_factor=scale, mode="bilinear", align_corners=False)
+
+
+def segmentation_loss(
+    logits: Tensor,
+    labels: Tensor,
+    *,
+    loss: Literal["ce", "balanced"] = "ce",
+    at: Literal["features", "crop"] = "features",
+    guard: bool = True,
+) -> Tensor:
+    """Cross-entropy of a network's logits against label maps of another resolution.
+
+    Args:
+        logits: float (B, C + 1, h, w), channel 0 = background.
+        labels: uint8 (B, H, W), ids 0..C or 255 = ignore.
+        loss: ``ce``: the mean over labelled pixels; ``balanced``: that over foreground plus that over background.
+        at: ``features``: labels resized to h x w by nearest neighbour (the published code); ``crop``: logits resized
+            bilinearly to H x W.
+        guard: a mean over no pixel is zero; False: nan, as published.
+
+    Returns:
+        float (), >= 0.
+
+    References:
+        methods.md 10; 8.7 for the balanced one, a sum of the two means.
+
+    >>> labels = torch.tensor([[[1, 1, 255, 0]]], dtype=torch.uint8)
+    >>> segmentation_loss(torch.zeros(1, 4, 1, 2), labels)  # the labels become 1 and 0: ln 4
+    tensor(1.3863)
+    """
+    if at == "crop":
+        logits = interpolate(logits.float(), labels.shape[1:], mode="bilinear", align_corners=False)
+    else:
+        labels = resize_labels(labels, (logits.shape[2], logits.shape[3]))
+    if loss == "ce":
+        return cross_entropy(logits, labels, guard=guard)
+    return balanced_cross_entropy(logits, labels, half=False, guard=guard)
 
 
 _NATIVE: dict[str, Any] = {"scales": (1.0,), "flip": False}  # how deeplab-pytorch tests, sec. 6.8 row 11

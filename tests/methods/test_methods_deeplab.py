@@ -8,10 +8,11 @@ import torch
 from torch.nn.functional import interpolate
 from torchvision import tv_tensors
 
-from weakseg.methods.deeplab import BACKBONES, METHODS, Segment, multi_scale_logits
+from weakseg.methods.deeplab import BACKBONES, METHODS, Segment, multi_scale_logits, segmentation_loss
 from weakseg.models.backbones import build_backbone
 from weakseg.models.deeplab import DeepLab
 from weakseg.ops.crf import dense_crf, recipe, unary_from_probabilities, wrapped_bgr
+from weakseg.ops.image import resize_labels
 from weakseg.types import (
     Backbone,
     Batch,
@@ -283,9 +284,8 @@ def test_msc_resizes_as_published(size):
         assert tuple(got.shape[2:]) == tuple(int(scale * side) for side in size)
         want = interpolate(images, scale_factor=scale, mode="bilinear", align_corners=False)
         torch.testing.assert_close(got, want, rtol=0, atol=0)
-    x = torch.arange(100.0).expand(1, 1, 10, 100)  # in the middle of a row the value is the place, step 1 / scale
     seen.clear()
-    multi_scale_logits(lambda y: seen.append(y) or y, torch.cat([x, x[..., :1]], dim=-1))  # 101 wide
+    multi_scale_logits(model, torch.arange(101.0).expand(1, 3, 10, 101))  # a ramp, whose value is the place
     torch.testing.assert_close(seen[1][0, 0, 5, 1:70], (torch.arange(1, 70) + 0.5) / 0.75 - 0.5)
 
 

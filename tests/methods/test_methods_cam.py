@@ -246,9 +246,16 @@ def test_gated_pyramid_pooling_instead_of_the_mean(pooling):
     assert losses[-1] < losses[0]
 
 
+def test_the_classifier_begins_as_published():
+    """PSA's with Xavier-uniform weights (methods.md 2.1), IRN's with those that torch gives a convolution."""
+    for merge, bound in (("psa", (6 / (512 + 200)) ** 0.5), ("irn", 512**-0.5)):
+        weight = network(replace(TINY, merge=merge), classes=200).classifier.weight
+        assert 0.99 * bound < float(weight.detach().abs().max()) <= bound
+
+
 def test_the_mean_needs_no_pooling_of_its_own():
     """Weights, their names and the draws that make them are those from before there was another pooling."""
-    model = network()
+    model = network(replace(TINY, merge="psa"))
     torch.manual_seed(0)
     backbone = build_backbone(BACKBONE, freeze_bn=False)
     weight = torch.nn.init.xavier_uniform_(torch.nn.Conv2d(512, 3, 1, bias=False).weight)

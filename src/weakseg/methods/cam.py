@@ -95,7 +95,14 @@ class Cam:
             backbone, freeze_bn=self.freeze_bn, freeze_affine=self.freeze_affine, freeze_stem=self.freeze_stem
         )
         detach_after = features.stage(stride=8) if self.detach_stage2 else None
-        return CamNet(features, num_classes, dropout=self.dropout, detach_after=detach_after, pooling=self.pooling)
+        return CamNet(
+            features,
+            num_classes,
+            dropout=self.dropout,
+            detach_after=detach_after,
+            pooling=self.pooling,
+            xavier=self.merge == "psa",
+        )
 
     def objective(self, model: nn.Module, batch: Batch, step: Step) -> dict[str, Tensor]:
         """Multi-label soft margin of the logits."""

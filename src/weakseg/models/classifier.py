@@ -34,6 +34,7 @@ class CamNet(nn.Module):
         dropout: probability of dropping a whole feature channel before pooling.
         detach_after: index of the feature map at which the gradient stops; None = nowhere.
         pooling: how maps become logits.
+        xavier: begin with Xavier-uniform weights, as PSA; False: with torch's own, as IRN and AMN.
 
     Attributes:
         normalise: uint8 RGB image -> the network's input.
@@ -47,12 +48,14 @@ class CamNet(nn.Module):
         dropout: float = 0.0,
         detach_after: int | None = None,
         pooling: Pooling = "gap",
+        xavier: bool = True,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.dropout = nn.Dropout2d(dropout)
         self.classifier = nn.Conv2d(backbone.channels[-1], num_classes, kernel_size=1, bias=False)
-        nn.init.xavier_uniform_(self.classifier.weight)
+        if xavier:
+            nn.init.xavier_uniform_(self.classifier.weight)
         self.pooling = None if pooling == "gap" else build_pooling(pooling, num_classes)
         self.normalise = backbone.normalise
         if detach_after is not None:

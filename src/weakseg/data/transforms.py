@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as TF
 
+from weakseg.ops.crops import cut, draw_start, draw_window
 from weakseg.ops.image import Mode, resize_image, resize_labels, resize_saliency
 from weakseg.ops.jitter import adjust_hue
 from weakseg.types import (
@@ -174,19 +175,15 @@ def _jitter(step: Jitter, pixels: Pixels, generator: torch.Generator) -> Pixels:
 @apply.register
 def _padded_crop(step: PaddedCrop, pixels: Pixels, generator: torch.Generator) -> Pixels:
     """Axes are independent: a short one lands at a random offset, a long one starts at one (methods.md 1.6)."""
-    starts, offsets = [], []
-    for side in pixels.size:
-        slack = int(torch.randint(abs(side - step.size) + 1, (), generator=generator))
-        starts.append(slack if side > step.size else 0)
-        offsets.append(slack if side < step.size else 0)
-    return window(pixels, (starts[0], starts[1]), (offsets[0], offsets[1]), step.size)
+    (top, row), (left, column) = (draw_window(side, step.size, generator) for side in pixels.size)
+    return window(pixels, (top, left), (row, column), step.size)
 
 
 @apply.register
 def _pad_crop(step: PadCrop, pixels: Pixels, generator: torch.Generator) -> Pixels:
     """A short axis is padded at its end; a long one starts at a random offset."""
-    starts = [int(torch.randint(max(0, side - step.size) + 1, (), generator=generator)) for side in pixels.size]
-    cropped = window(pixels, (starts[0], starts[1]), (0, 0), step.size)
+    top, left = (draw_start(side, step.size, generator) for side in pixels.size)
+    cropped = window(pixels, (top, left), (0, 0), step.size)
     if step.colour is None or cropped.image.dtype != torch.uint8:
         return cropped
     colour = torch.tensor(step.colour, dtype=torch.uint8)[:, None, None]
@@ -211,13 +208,6 @@ def window(pixels: Pixels, start: tuple[int, int], offset: tuple[int, int], side
     """The square whose `offset` holds the pixel at `start`; beyond the photograph 0, and 255 in label maps."""
     height, width = (min(n - s, side - o) for n, s, o in zip(pixels.size, start, offset, strict=True))
 
-    def cut(x: Tensor, fill: int) -> Tensor:
-        out = x.new_full((*x.shape[:-2], side, side), fill)
-        out[..., offset[0] : offset[0] + height, offset[1] : offset[1] + width] = x[
-            ..., start[0] : start[0] + height, start[1] : start[1] + width
-        ]
-        return out
-
     boxes, labels = pixels.boxes, pixels.box_labels
     if boxes is not None and labels is not None:
         shift = torch.tensor([offset[1] - start[1], offset[0] - start[0]], dtype=torch.float32).repeat(2)
@@ -226,7 +216,7 @@ def window(pixels: Pixels, start: tuple[int, int], offset: tuple[int, int], side
         boxes = (boxes + shift).maximum(low).minimum(high)
         kept = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
         boxes, labels = boxes[kept], labels[kept]
-    return replace(_each(pixels, cut), boxes=boxes, box_labels=labels)
+    return replace(_each(pixels, lambda x, fill: cut(x, start, offset, side, fill)), boxes=boxes, box_labels=labels)
 
 
 def _each(pixels: Pixels, change: Callable[[Tensor, int], Tensor]) -> Pixels:

@@ -295,6 +295,16 @@ class Jitter:
 
 
 @dataclass(frozen=True, slots=True)
+class HsvJitter:
+    """Adds to hue, saturation and value of the image alone a uniform integer in [-amount, amount) each.
+
+    Hue in steps of two degrees, saturation and value in levels of 255 (`ops.hsv`; SEAM's retraining, methods.md 10).
+    """
+
+    amount: int = 10
+
+
+@dataclass(frozen=True, slots=True)
 class Normalise:
     """uint8 image to the network's float input; what comes after it pads with zeros = mean colour."""
 
@@ -318,7 +328,7 @@ class PadCrop:
     colour: tuple[int, int, int] | None = None
 
 
-AugmentationStep: TypeAlias = ResizeLong | Rescale | Flip | Jitter | Normalise | PaddedCrop | PadCrop
+AugmentationStep: TypeAlias = ResizeLong | Rescale | Flip | Jitter | HsvJitter | Normalise | PaddedCrop | PadCrop
 
 
 @dataclass(frozen=True, slots=True)

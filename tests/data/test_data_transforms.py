@@ -20,6 +20,7 @@ from weakseg.ops.image import normalise
 from weakseg.types import (
     Augmentation,
     Flip,
+    HsvJitter,
     Jitter,
     Normalise,
     PadCrop,
@@ -261,6 +262,21 @@ def test_jitter_is_torchvisions():
         theirs = np.array([jitter(image).numpy().mean() for _ in range(300)])
     got = ours(brightness=0.3, contrast=0.3, saturation=0.3, hue=0.1).mean((1, 2, 3))
     assert stats.ks_2samp(got, theirs).pvalue > 1e-4
+
+
+def test_hsv_jitter_adds_three_uniform_integers_to_the_image_alone():
+    grey = torch.full((3, 2, 2), 100, dtype=torch.uint8)
+    sample = Sample("a", tv_tensors.Image(grey), torch.ones(1, dtype=torch.bool), seeds={"s": grey[0]})
+    seen = set()
+    for seed in range(200):
+        made = run([HsvJitter(4), Normalise()], sample, seed)
+        assert torch.equal(made["seeds"]["s"], grey[0])
+        seen.add(float(made["image"].max()))  # the value: saturation takes from the other channels
+    assert seen == {96.0, 97.0, 98.0, 99.0, 100.0, 101.0, 102.0, 103.0}
+    with pytest.raises(ValueError, match="before Normalise"):
+        run([Normalise(), HsvJitter(4)], sample)
+    with pytest.raises(ValueError, match="at least 1"):
+        run([HsvJitter(0), Normalise()], sample)
 
 
 def test_jitter_leaves_everything_but_the_image_and_obeys_its_probability():

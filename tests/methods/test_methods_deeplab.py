@@ -17,7 +17,7 @@ from weakseg.types import (
     Backbone,
     Batch,
     Flip,
-    Jitter,
+    HsvJitter,
     Normalise,
     PadCrop,
     Rescale,
@@ -90,7 +90,7 @@ def test_the_papers_rows(name, lr, steps, crop, test, crf):
 def test_the_rows_of_resnet38():
     seam, aeft = METHODS["v1_resnet38"], METHODS["v1_resnet38_aeft"]
     assert seam.augmentation.steps[0] == Rescale(0.5, 1.5)
-    assert seam.augmentation.steps[1] == Jitter(10 / 255, 0.0, 10 / 255, 10 / 180)
+    assert seam.augmentation.steps[1] == HsvJitter(10)
     assert aeft.augmentation.steps == (Rescale(0.7, 1.3), Normalise(), PadCrop(321), Flip(0.5))
     o = aeft.optimisation
     assert (o.epochs, o.weight_decay, o.bias_factor, aeft.msc) == (30, 0.0, 2.0, True)

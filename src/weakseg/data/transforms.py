@@ -14,12 +14,14 @@ from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as TF
 
 from weakseg.ops.crops import cut, draw_start, draw_window
+from weakseg.ops.hsv import shift_hsv
 from weakseg.ops.image import Mode, resize_image, resize_labels, resize_saliency
 from weakseg.ops.jitter import adjust_hue
 from weakseg.types import (
     IGNORE,
     Augmentation,
     Flip,
+    HsvJitter,
     Jitter,
     Normalise,
     Normaliser,
@@ -99,7 +101,7 @@ def build(augmentation: Augmentation, normalise: Normaliser) -> Transform:
     """
     normalised = False
     for step in augmentation.steps:
-        if normalised and isinstance(step, ResizeLong | Rescale | Jitter):
+        if normalised and isinstance(step, ResizeLong | Rescale | Jitter | HsvJitter):
             raise ValueError(f"{type(step).__name__} works on levels 0-255; put it before Normalise")
         if normalised and isinstance(step, PadCrop) and step.colour is not None:
             raise ValueError("PadCrop has a colour in levels 0-255; put it before Normalise")
@@ -107,6 +109,8 @@ def build(augmentation: Augmentation, normalise: Normaliser) -> Transform:
             raise ValueError(f"{step}: wanted 1 <= low <= high, pixels")
         if isinstance(step, Rescale) and (min(step.choices or (step.low,)) <= 0 or step.low > step.high):
             raise ValueError(f"{step}: wanted 0 < low <= high, or positive choices")
+        if isinstance(step, HsvJitter) and step.amount < 1:
+            raise ValueError(f"{step}: wanted an amount of at least 1")
         if isinstance(step, PaddedCrop | PadCrop) and step.size < 1:
             raise ValueError(f"{step}: wanted a size of at least 1 pixel")
         normalised = normalised or isinstance(step, Normalise)
@@ -170,6 +174,12 @@ def _jitter(step: Jitter, pixels: Pixels, generator: torch.Generator) -> Pixels:
         if widths[k]:
             image = change[k](image, factors[k])
     return replace(pixels, image=image)
+
+
+@apply.register
+def _hsv_jitter(step: HsvJitter, pixels: Pixels, generator: torch.Generator) -> Pixels:
+    hue, saturation, value = torch.randint(-step.amount, step.amount, (3,), generator=generator).tolist()
+    return replace(pixels, image=shift_hsv(pixels.image, hue, saturation, value))
 
 
 @apply.register

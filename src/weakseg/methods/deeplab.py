@@ -27,7 +27,7 @@ from weakseg.types import (
     Backbone,
     Batch,
     Flip,
-    Jitter,
+    HsvJitter,
     LabelMap,
     Normalise,
     Optimisation,
@@ -173,12 +173,8 @@ class SegmentResNet38(Segment):
 
     @property
     def augmentation(self) -> Augmentation:
-        """A uniform scale, jitter, padding at right and bottom with mean colour and 255, crop, flip.
-
-        The published jitter adds to hue, saturation and value; torchvision's factors of the same size stand for it.
-        """
-        level = self.hsv_jitter / 255
-        jitter: tuple[AugmentationStep, ...] = (Jitter(level, 0.0, level, self.hsv_jitter / 180),) if level else ()
+        """A uniform scale, jitter, padding at right and bottom with mean colour and 255, crop, flip."""
+        jitter: tuple[AugmentationStep, ...] = (HsvJitter(self.hsv_jitter),) if self.hsv_jitter else ()
         return Augmentation((Rescale(*self.scale_range), *jitter, Normalise(), PadCrop(self.crop), Flip()))
 
     def _logits(self, model: nn.Module, images: Tensor) -> Tensor:

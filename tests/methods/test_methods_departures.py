@@ -22,7 +22,7 @@ STEPS = {
     "bap": ("bana.bap",),
     "labels": ("bana.labels",),
     "nal": ("bana.nal", "bana.nal_v2"),
-    "segment": ("deeplab.v2_resnet101", "deeplab.v1_resnet38_aeft"),
+    "segment": ("deeplab.v1_resnet101", "deeplab.v2_resnet101", "deeplab.v1_resnet38_aeft"),
 }
 SETTINGS = re.findall(r"`([a-z]+)\.([a-z_]+)=([^`]+)`", PAGE.read_text())
 

@@ -1,6 +1,8 @@
 """The evaluation of score maps: fixed and best threshold against masks made at those thresholds."""
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +11,8 @@ import torch
 from weakseg.evaluate.folders import format_table
 from weakseg.evaluate.masks import evaluate_masks
 from weakseg.evaluate.sweep import evaluate_scores
-from weakseg.types import ScoreMap, WeaksegError
+from weakseg.pipeline.evaluations import EVALUATIONS
+from weakseg.types import ScoreMap, WeaksegError, deciding_constants
 
 CLASSES = ("cat", "dog")
 IDS = [f"p{k}" for k in range(7)]
@@ -88,3 +91,19 @@ def test_bad_input_is_told(data):
     data["p3"] = (data["p2"][0], data["p3"][1])
     with pytest.raises(WeaksegError, match=r"p3: the score maps are \(12, 17\) and the truth \(12, 18\)"):
         run(data)
+
+
+def test_a_recipe_step_has_a_switch_for_classes_without_pixels(data):
+    """And its default leaves the keys of earlier runs as they were."""
+    look = SimpleNamespace(
+        read=lambda id: data[id][0],
+        truth=lambda id: data[id][1],
+        view=SimpleNamespace(ids=IDS, dataset=SimpleNamespace(classes=(*CLASSES, "unicorn"))),
+        threads=1,
+    )
+    irn = EVALUATIONS["scores"].evaluate(look).result
+    zero = replace(EVALUATIONS["scores"], absent="zero").evaluate(look).result
+    classes = len(CLASSES) + 2
+    assert zero["fixed"]["miou"] == pytest.approx(irn["fixed"]["miou"] * (classes - 1) / classes)
+    assert "SEAM" in zero["conventions"]["as in"]
+    assert "absent" not in deciding_constants(EVALUATIONS["scores"])

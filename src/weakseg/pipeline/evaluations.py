@@ -1,5 +1,6 @@
 """Evaluations as steps of a recipe: the only steps, beside `labels.truth`, that see true masks, and by their names."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -48,8 +49,10 @@ class Scores:
 
     fixed: float = 0.2
     thresholds: int = 256
+    absent: Literal["irn", "zero", "skip_truthless"] = "irn"
 
     needs: ClassVar[frozenset[str]] = frozenset({"mask", "tags"})
+    added: ClassVar[Mapping[str, Any]] = {"absent": "irn"}  # since runs exist, and what stands for "as before"
 
     def evaluate(self, look: Look) -> Outcome:
         """Judge the score maps of `scores`."""
@@ -60,6 +63,7 @@ class Scores:
             look.view.dataset.classes,
             thresholds=self.thresholds,
             fixed=self.fixed,
+            absent=self.absent,
             threads=look.threads,
         )
         rows = (

@@ -79,7 +79,7 @@ def test_the_published_constants():
         "psa": (8, 2**8, 16, False, 0.1),
         "seam": (8, 2**6, 6, True, 0.01),
         "aeft": (8, 2**6, 19, True, 0.01),
-        "mobile": (8, 2**8, 16, True, 0.002),
+        "mobile": (24, 2**8, 16, True, 0.0001),
     }
 
 

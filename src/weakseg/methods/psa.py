@@ -225,7 +225,17 @@ METHODS = {
     "seam": Psa(lr=0.01, steps=64, alpha=6.0, shrink_radius=True),
     "aeft": Psa(lr=0.01, steps=64, alpha=19.0, shrink_radius=True),  # sec. 9.5; a CRF of one iteration follows
     "mobile": Psa(  # no paper's: sized for ImageNet weights, photographs of 320 pixels and two CPU cores
-        crop=256, jitter=False, epochs=6, batch_size=16, lr=0.002, bias_factor=None, momentum=0.9, shrink_radius=True
+        crop=256,
+        jitter=False,
+        epochs=6,
+        batch_size=16,
+        optimiser="adamw",
+        lr=1e-4,
+        new_factor=20.0,
+        bias_factor=None,
+        weight_decay=0.01,
+        beta=24.0,  # affinities are less sharp after a few hundred steps
+        shrink_radius=True,
     ),
 }
 

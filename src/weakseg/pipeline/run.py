@@ -136,9 +136,11 @@ def fitted_model(planned: Planned, num_classes: int, device: str) -> nn.Module:
 def load_fitted(method: Any, backbone: Backbone, num_classes: int, folder: Path, device: str) -> nn.Module:
     """The network that `method` builds, with the weights in `folder`, on `device`, for inference."""
     model = method.build(num_classes, _unloaded(backbone))
-    for name in ("model.safetensors", "finished.safetensors"):
-        if (folder / name).is_file():
-            infer.load_model(model, folder / name)
+    files = [folder / name for name in ("model.safetensors", "finished.safetensors") if (folder / name).is_file()]
+    if not files:
+        raise WeaksegError(f"{folder} holds no model.safetensors: give the folder that a training left, STEP/fit")
+    for file in files:
+        infer.load_model(model, file)
     fitted: nn.Module = model.to(infer.resolve_device(device)).eval()
     return fitted
 

@@ -12,7 +12,7 @@ from PIL import Image
 from pycocotools.coco import COCO
 
 from weakseg.data.dataset import open_dataset
-from weakseg.data.instances import from_object_map
+from weakseg.data.instances import from_object_map, object_map, true_instances
 from weakseg.data.scenes import make_scenes
 from weakseg.types import WeaksegError
 
@@ -27,6 +27,23 @@ def test_an_object_map_with_its_classes():
     assert instances.boxes.tolist() == [[0, 1, 1, 2], [1, 0, 3, 2]]
     assert instances.scores.tolist() == [1, 1]
     assert crowd.tolist() == [False, False]
+
+
+def test_an_object_map_is_written_as_it_is_read():
+    """A pixel that two objects of one class share goes to the smaller; crowds and other classes' pixels to none."""
+    masks = torch.tensor(
+        [[[1, 1, 1, 1], [0, 0, 0, 1]], [[0, 0, 1, 0], [0, 0, 1, 0]], [[1, 0, 0, 0], [1, 0, 0, 0]]]
+    ).bool()
+    labels = torch.tensor([[3, 5, 3, 255], [4, 0, 3, 3]], dtype=torch.uint8)
+    made = object_map(true_instances(masks, [3, 3, 4]), labels)
+    assert made.tolist() == [[1, 0, 2, 255], [3, 0, 2, 1]]
+    assert object_map(true_instances(masks, [3, 3, 4], [False, True, False]), labels).tolist()[0] == [1, 0, 1, 255]
+    again = from_object_map(made, labels)
+    assert again.instances.labels.tolist() == [3, 3, 4]
+    assert torch.equal(object_map(again, labels), made)
+    many = torch.ones(255, 1, 1, dtype=torch.bool)
+    with pytest.raises(WeaksegError, match="255 objects in one photograph"):
+        object_map(true_instances(many, [1] * 255), torch.ones(1, 1, dtype=torch.uint8))
 
 
 def test_no_object_and_a_classless_one():

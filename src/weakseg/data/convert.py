@@ -17,7 +17,7 @@ from torch import Tensor
 from weakseg._words import near
 from weakseg.data.dataset import LAYOUTS, Dataset, open_dataset
 from weakseg.data.images import image_size
-from weakseg.data.instances import objects_of_boxes
+from weakseg.data.instances import object_map, objects_of_boxes
 from weakseg.data.lists import VOC_CLASSES, read_classes
 from weakseg.data.npy import read_label_dict, voc_id
 from weakseg.data.runs import encode_runs
@@ -44,7 +44,8 @@ def convert(
     """Write a data set in another layout; or a ``cls_labels.npy`` as tags.csv.
 
     Boxes become VOC XML (``voc``) or COCO JSON (``coco``: instances.json, ``folder``: boxes.json). True masks become
-    palette PNGs. Which instance a pixel belongs to is kept in COCO's layout alone, as the segmentation of its box.
+    palette PNGs. Which instance a pixel belongs to is kept as the segmentation of its box (``coco``) or as
+    SegmentationObject (``voc``: a pixel belongs to one object, crowds to none); a plain folder has no place for it.
 
     Args:
         path: a data set's folder, or a ``.npy`` file of labels.
@@ -125,6 +126,8 @@ def _copy_pixels(dataset: Dataset, id: str, out: Path, to: str) -> tuple[int, in
     write_bytes(out / photos / source.name, read_bytes(source))
     if (mask := dataset.truth(id, size)) is not None:
         write_label_map(out / masks / f"{id}.png", mask)
+        if to == "voc" and (true := dataset.instances(id)) is not None:
+            write_label_map(out / "SegmentationObject" / f"{id}.png", object_map(true, mask))
     for folder, other in ((saliency, dataset.saliency_path(id)), ("ContextClass", dataset.context_path(id))):
         if other is not None:
             write_bytes(out / folder / other.name, read_bytes(other))

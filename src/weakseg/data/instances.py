@@ -63,6 +63,30 @@ def from_object_map(objects: LabelMap, labels: LabelMap) -> TrueInstances:
     return true_instances(inside, classes)
 
 
+def object_map(true: TrueInstances, labels: LabelMap) -> LabelMap:
+    """VOC's map of objects: `from_object_map` backwards, as far as one number a pixel can tell.
+
+    Args:
+        true: the objects of a photograph; crowds are left out.
+        labels: uint8 (H, W), the true mask. A pixel goes to an object of its class, the smallest of several.
+
+    Returns:
+        uint8 (H, W): the object's place from 1 on, 0 background, 255 where `labels` is. An object whose pixels all
+        belong to others does not occur.
+
+    Raises:
+        WeaksegError: more than 254 objects.
+    """
+    masks, ids = true.instances.masks, true.instances.labels
+    if len(ids) >= IGNORE:
+        raise WeaksegError(f"{len(ids)} objects in one photograph; VOC's map of objects has numbers up to 254")
+    objects = torch.where(labels == IGNORE, IGNORE, BACKGROUND).to(torch.uint8)
+    for k in masks.flatten(1).sum(dim=1).argsort(descending=True, stable=True).tolist():
+        if not true.crowd[k]:
+            objects[masks[k] & (labels == ids[k])] = k + 1
+    return objects
+
+
 def objects_of_boxes(boxes: Tensor, labels: Tensor, true: TrueInstances, least: float = 0.5) -> list[int | None]:
     """Which true object each box was drawn around: of its class, the one whose own box it overlaps most.
 

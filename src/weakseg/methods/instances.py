@@ -32,7 +32,7 @@ class BoxInstances:
 
     split: bool = True  # a pixel that boxes of one class share goes to the smallest; False: to all
     fill_empty: bool = True  # a box without a pixel of its class is filled; False: the mask stays empty
-    confidence: Literal["one", "agreement"] = "one"  # methods.md 11; agreement: IoU of the box's two masks, an order for AP
+    confidence: Literal["one", "agreement"] = "one"  # methods.md 11; agreement: IoU of the two masks of a box
 
     def refine(self, model: None, sample: Sample) -> Outputs:
         """``instances`` of Y_crf, ``retrieved`` of Y_ret, and ``reliable``: Y_crf where both agree, 255 elsewhere.

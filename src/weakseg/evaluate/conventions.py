@@ -26,7 +26,7 @@ CONVENTIONS: Mapping[str, str] = {
     "predicted 255": IGNORED_PREDICTION["miss"],
     "class without pixels": ABSENT["irn"],
     "background threshold": "a constant channel before the score maps, argmax, background wins ties. The fixed "
-    "threshold was chosen beforehand; the best one of the sweep was chosen on the truth and is an upper bound",
+    "threshold is the recipe's; the best one of the sweep was chosen on the truth and is an upper bound",
     "spread": "sample standard deviation over seeds",
 }
 """The defaults; an evaluation that departs from them says so in its own `conventions`."""

@@ -333,6 +333,6 @@ def test_the_mobile_recipe_shares_its_cam_and_its_segmentation_network():
         assert constants(ours[step].method) == constants(crf[step].method)
         assert (ours[step].lists, ours[step].backbone) == (crf[step].lists, crf[step].backbone)
     amn = {s.name: s for s in resolve(read_recipe("amn-irn-mobile"))}["irn"]
-    assert replace(ours["irn"].method, power=1.3, background=0.25) == amn.method
+    assert replace(ours["irn"].method, power=1.3, background=0.5) == amn.method
     voc, coco = ({s.name: s for s in resolve(read_recipe(f"amn-irn-{n}"))}["irn"].method for n in ("voc", "coco"))
     assert (amn.method.pad, voc.pad, coco.pad) == (None, 512, None)

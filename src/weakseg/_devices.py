@@ -4,6 +4,7 @@ import ctypes
 import os
 import sys
 from functools import cache
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -62,10 +63,8 @@ def keep_freed_memory() -> None:
     step on the CPU (MobileNetV2, two cores). Nothing happens on other systems, nor where a ``MALLOC_`` variable says
     that somebody has settings of their own.
     """
-    if not sys.platform.startswith("linux") or any(name.startswith("MALLOC_") for name in os.environ):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
+    mallopt = _of_libc("mallopt")
+    if mallopt is not None and not any(name.startswith("MALLOC_") for name in os.environ):
         mallopt(_M_MMAP_THRESHOLD, 1 << 30)
         mallopt(_M_TRIM_THRESHOLD, (1 << 31) - 1)
 
@@ -75,9 +74,14 @@ def give_back_freed_memory() -> None:
 
     Nothing happens where the C library has no ``malloc_trim``.
     """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform.startswith("linux") else None
+    trim = _of_libc("malloc_trim")
     if trim is not None:
         trim(0)
+
+
+def _of_libc(name: str) -> Any:
+    """A function of Linux's C library; None elsewhere, and where the library lacks it."""
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform.startswith("linux") else None
 
 
 def loader_workers(workers: int | None, device: torch.device) -> int:

@@ -15,7 +15,6 @@ depends on (seed, k, size) alone: the first hundred of two hundred are the same 
 """
 
 import io
-import re
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,6 +24,7 @@ from PIL import Image
 
 from weakseg.data._scene_compose import CLASSES, Scene, compose
 from weakseg.data._scene_paint import CONTEXT
+from weakseg.data.boxes import read_voc_xml
 from weakseg.data.store import read_json, write_bytes, write_json, write_label_map, write_text
 from weakseg.types import WeaksegError
 
@@ -146,7 +146,7 @@ def _shown(out: Path, name: str) -> set[str] | None:
     others = [out / "JPEGImages" / f"{name}.jpg", *(out / folder / f"{name}.png" for folder in _PLANES)]
     if not all(file.is_file() for file in (annotation, *others)):
         return None
-    return set(re.findall(r"<name>(\w+)</name>", annotation.read_text()))
+    return set(read_voc_xml(annotation).names)
 
 
 def _write(out: Path, name: str, scene: Scene) -> None:

@@ -272,13 +272,14 @@ class Nal:
     """
 
     needs: ClassVar[frozenset[str]] = frozenset()
+    # since runs exist, and what stands for "as before"
     added: ClassVar[Mapping[str, Any]] = {
         "freeze_stem": False,
         "optimiser": "sgd",
         "loss": "ce",
         "guard": True,
         "bn_momentum": None,
-    }  # since runs exist, and what stands for before
+    }
 
     # loss, sec. 7.5
     unreliable: Unreliable = "nal"  # what is done with ~S (Table 3)
@@ -294,9 +295,7 @@ class Nal:
     classifier: Classifier = "cosine"  # dot: 67.8 instead of 68.1
     scale: float = 20.0  # tau
     freeze_bn: bool = True  # sec. 7.7, row 17; False as published
-    bn_momentum: float | None = (
-        None  # of statistics that are not frozen, torch's way; 0.999 as published, None: its own
-    )
+    bn_momentum: float | None = None  # of unfrozen statistics, torch's way: 0.999 as published; None: their own
     freeze_affine: bool = False
     freeze_stem: bool = False
     align_corners: bool = True  # of resizing logits
@@ -339,9 +338,9 @@ class Nal:
         features = build_backbone(
             backbone, freeze_bn=self.freeze_bn, freeze_affine=self.freeze_affine, freeze_stem=self.freeze_stem
         )
-        norms: Iterable[Any] = () if self.bn_momentum is None else batch_norms(features)
-        for norm in norms:
-            norm.momentum = self.bn_momentum
+        if self.bn_momentum is not None:
+            for norm in batch_norms(features):
+                norm.momentum = self.bn_momentum
         configure(features, pool5=True, drop_last=True)  # sec. 1.3, as in stage 1
         return CosineDeepLab(features, num_classes, self.head, self.rates, self.channels, self.classifier, self.scale)
 

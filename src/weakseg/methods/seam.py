@@ -12,7 +12,7 @@ is in `models.seam`; what it computes in `ops.pixel_correlation`.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -130,6 +130,7 @@ class Seam:
 
     needs: ClassVar[frozenset[str]] = frozenset({"tags"})
     writes: ClassVar[tuple[str, ...]] = ("full", "strided")
+    added: ClassVar[Mapping[str, Any]] = {"align_corners": False}  # since runs exist, and what stands for "as before"
 
     # losses, sec. 5
     view_scale: float = 0.3  # 448 -> 134 pixels

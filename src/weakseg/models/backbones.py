@@ -124,7 +124,7 @@ def backbone_from_name(name: str, output_stride: int = 16) -> Backbone:
     return Backbone(name, output_stride=output_stride, mean=mean, std=std)
 
 
-def batch_norms(model: nn.Module) -> list[nn.Module]:
+def batch_norms(model: nn.Module) -> list[_BatchNorm]:
     """All BatchNorm layers of a model, in order."""
     return [m for m in model.modules() if isinstance(m, _BatchNorm)]
 

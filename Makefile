@@ -11,7 +11,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@command -v python3 >/dev/null || { echo "python3 (3.11 or newer) is needed"; exit 1; }
 	test -x $(PY) || python3 -m venv .venv
 	$(PY) -m pip install --quiet --upgrade uv
-	.venv/bin/uv pip install --quiet --python $(PY) --constraint constraints.txt --editable ".[dev]"
+	.venv/bin/uv pip install --quiet --compile-bytecode --python $(PY) --constraint constraints.txt --editable ".[dev]"
 	.venv/bin/weakseg doctor  # compiles the kernels, once
 	touch $(STAMP)
 

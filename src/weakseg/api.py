@@ -581,9 +581,10 @@ def doctor() -> dict[str, Any]:
     from weakseg.ops import crf
     from weakseg.pipeline.book import versions
 
-    image, unary = torch.zeros(3, 8, 8, dtype=torch.uint8), torch.rand(2, 8, 8)
+    image = torch.zeros(3, 8, 8, dtype=torch.uint8)
     try:
-        crf.dense_crf(image, unary, crf.RECIPES["psa"])
+        for labels in (2, 3, 4, 6, 10, 21):  # each has kernels of its own; up to 21 labels these are all
+            crf.dense_crf(image, torch.rand(labels, 8, 8), crf.RECIPES["psa"])
         kernels = "ok"
     except Exception as error:
         kernels = f"{type(error).__name__}: {error}"

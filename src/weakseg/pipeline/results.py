@@ -83,13 +83,13 @@ def seed_result(folder: Path, *, name: str | None = None, data: str | None = Non
         name, data: as in `write_results`.
 
     Returns:
-        ``maps`` (the last `evaluate.scores` on the training list of maps that lead to the labels; ``fixed`` and
-        ``best`` threshold and mIoU), ``labels`` (the pseudo-masks on the training list) and ``val`` (the network on the
-        validation list), each with its step and list, or None where the recipe does not measure it; ``evaluations``,
-        the headline of each; ``supervision``, ``backbones``, ``hours`` of the steps that lead to the result (those of
-        a reused step included), ``settings`` (a digest of all that decides the numbers, but for the seed and the code),
-        ``constants`` by step, ``conventions``, ``truth_photographs``, ``device``, ``versions``, ``commit`` and
-        ``command``.
+        ``maps`` (the last `evaluate.scores` on the training list of maps that lead to the labels and are not refined
+        from others; ``fixed`` and ``best`` threshold and mIoU), ``labels`` (the pseudo-masks on the training list) and
+        ``val`` (the network on the validation list), each with its step and list, or None where the recipe does not
+        measure it; ``evaluations``, the headline of each; ``supervision``, ``backbones``, ``hours`` of the steps that
+        lead to the result (those of a reused step included), ``settings`` (a digest of all that decides the numbers,
+        but for the seed and the code), ``constants`` by step, ``conventions``, ``truth_photographs``, ``device``,
+        ``versions``, ``commit`` and ``command``.
 
     Raises:
         WeaksegError: the manifest is missing or damaged.
@@ -130,7 +130,7 @@ def _record(folder: Path, manifest: Mapping[str, Any], name: str | None, data: s
         **facts,
         "seed": manifest["seed"],
         "settings": digest({**facts, "name": None, "methods": [(s["name"], s["method"]) for s in steps]})[:16],
-        "maps": _maps(judged, on_the_way),
+        "maps": _maps(judged, {name for name in on_the_way if not specs[name]["scores"]}),
         "labels": _masks(judged, recipe["labels"], "train"),
         "val": _masks(judged, recipe["predictions"], "val"),
         "evaluations": [{k: j[k] for k in ("step", "title", "of", "lists", "headline")} for j in judged],
@@ -210,10 +210,10 @@ def _judged(folder: Path, manifest: Mapping[str, Any], specs: Mapping[str, Any])
     return found
 
 
-def _maps(judged: Sequence[Mapping[str, Any]], on_the_way: set[str]) -> dict[str, Any] | None:
+def _maps(judged: Sequence[Mapping[str, Any]], localisers: set[str]) -> dict[str, Any] | None:
     """The score maps' mIoU; several are evaluated where several networks score: the last is the method's own."""
     for j in reversed(judged):
-        if j["kind"] == "sweep" and j["lists"] == ["train"] and j["of"].partition("/")[0] in on_the_way:
+        if j["kind"] == "sweep" and j["lists"] == ["train"] and j["of"].partition("/")[0] in localisers:
             levels = {k: {"threshold": j["result"][k]["threshold"], "miou": j["result"][k]["miou"]} for k in _LEVELS}
             return {"step": j["step"], "of": j["of"], **levels}
     return None

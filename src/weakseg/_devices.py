@@ -3,6 +3,8 @@
 import ctypes
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -98,6 +100,23 @@ def loader_workers(workers: int | None, device: torch.device) -> int:
     if device.type == "cpu":
         return 0
     return min(8, cores())
+
+
+@contextmanager
+def torch_threads(count: int) -> Iterator[None]:
+    """Let PyTorch compute on the CPU with `count` threads, in this thread and in those started within."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def threads_beside(workers: int, device: torch.device) -> int:
+    """Threads for a network that learns: on the CPU the loader's processes keep their cores to themselves."""
+    mine = torch.get_num_threads()
+    return max(1, min(mine, cores() - workers)) if device.type == "cpu" else mine
 
 
 def processes(device: torch.device) -> PartialState:

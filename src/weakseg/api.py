@@ -184,11 +184,16 @@ def demo(
         As `run`; the table is in ``summary``.
     """
     from weakseg import _ranks
+    from weakseg._devices import resolve_device
 
     out = Path(out)
     _ranks.join(device)
     data_scenes(out / "scenes", count=count, seed=0, progress=progress, say=say)
-    return run("demo", out / "scenes", out / "run", seeds=seeds, device=device, progress=progress, say=say)
+    # Its network is so small that on the CPU a second core serves better to load its batches.
+    workers = 1 if resolve_device(device).type == "cpu" else None
+    return run(
+        "demo", out / "scenes", out / "run", seeds=seeds, device=device, workers=workers, progress=progress, say=say
+    )
 
 
 def label(

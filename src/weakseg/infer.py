@@ -9,7 +9,6 @@ import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -17,7 +16,14 @@ import torch
 from torch import nn
 
 from weakseg._checkpoint import load_weights_strictly
-from weakseg._devices import cores, give_back_freed_memory, keep_freed_memory, processes, resolve_device
+from weakseg._devices import (
+    cores,
+    give_back_freed_memory,
+    keep_freed_memory,
+    processes,
+    resolve_device,
+    torch_threads,
+)
 from weakseg.data.store import read_tensors
 from weakseg.progress import Advance, track
 from weakseg.types import Instances, LabelMap, Outputs, Sample, ScoreMap, WeaksegError
@@ -149,7 +155,7 @@ class _Job:
 
     def in_threads(self, todo: Sequence[int], threads: int, advance: Advance) -> None:
         """Do whole photographs, `threads` at a time."""
-        with _torch_threads(max(1, cores() // threads)), ThreadPoolExecutor(threads, "work") as pool:
+        with torch_threads(max(1, cores() // threads)), ThreadPoolExecutor(threads, "work") as pool:
             for _ in _ahead(pool, self.whole, todo, 2 * threads):
                 advance()
 
@@ -183,17 +189,6 @@ class _Job:
             raise error if name in str(error) else WeaksegError(f"{name}: {error}") from error
         except Exception as error:
             raise RuntimeError(f"{name}: {type(error).__name__}: {error}") from error
-
-
-@contextmanager
-def _torch_threads(count: int) -> Iterator[None]:
-    """Let PyTorch use `count` threads in each thread started within."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _ahead(pool: ThreadPoolExecutor, work: Callable[[int], T], items: Sequence[int], ahead: int) -> Iterator[T]:

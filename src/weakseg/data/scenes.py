@@ -32,7 +32,7 @@ CONTEXT_CLASSES = CONTEXT
 """Names of the background materials; name k has id k + 1 in ``ContextClass/*.png``, 0 is an object of the classes."""
 VERSION = 1
 """Goes up whenever the same seed gives other files."""
-THREADS = 4  # half of the time is spent waiting for the disk
+THREADS = 2  # one paints while the other waits for the disk; more get into each other's way
 
 _PLANES = ("Saliency", "SegmentationClass", "SegmentationObject", "ContextClass")
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torchvision import tv_tensors
 
-from weakseg._devices import loader_workers
+from weakseg._devices import loader_workers, threads_beside, torch_threads
 from weakseg._optimisation import make_plan
 from weakseg._ranks import world
 from weakseg._words import duration
@@ -104,16 +104,11 @@ def _mapping(
             verb(replace(sample, image=sample.image.to(device)))
 
     ids = [id for id, _ in zip(cycle(planned.ids), range((1 + ROUNDS) * threads), strict=False)]
-    before = torch.get_num_threads()
-    torch.set_num_threads(max(1, before // threads))
-    try:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(apply, ids[:threads]))  # warms up
-            began = time.perf_counter()
-            list(pool.map(apply, ids[threads:]))
-            each = (time.perf_counter() - began) / (ROUNDS * threads)
-    finally:
-        torch.set_num_threads(before)
+    with torch_threads(max(1, torch.get_num_threads() // threads)), ThreadPoolExecutor(threads) as pool:
+        list(pool.map(apply, ids[:threads]))  # warms up
+        began = time.perf_counter()
+        list(pool.map(apply, ids[threads:]))
+        each = (time.perf_counter() - began) / (ROUNDS * threads)
     return each * len(planned.ids) / world()
 
 
@@ -129,12 +124,13 @@ def _fitting(planned: Planned, model: Any, dataset: Dataset, device: torch.devic
     loading = time.perf_counter() - began
     batch: Batch = collate(items).to(device)
     model.train()
-    for _ in range(2):
-        began = time.perf_counter()
-        loss: Tensor = torch.stack(list(method.objective(model, batch, Step(0, 0, 1)).values())).sum()
-        loss.backward()
-        once = time.perf_counter() - began
     workers = loader_workers(options.workers, device)  # without any the step waits for the loading, in threads
+    with torch_threads(threads_beside(workers, device)):
+        for _ in range(2):
+            began = time.perf_counter()
+            loss: Tensor = torch.stack(list(method.objective(model, batch, Step(0, 0, 1)).values())).sum()
+            loss.backward()
+            once = time.perf_counter() - began
     each = (max(once, loading / workers) if workers else once + loading / options.cores) / size
     return each * sum(plan.sizes[plan.locate(step)[0]] for step in range(plan.total)) / world()
 

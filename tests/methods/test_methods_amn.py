@@ -281,6 +281,8 @@ def test_the_papers_network():
     assert sum(p.numel() for p in model.parameters()) == 25_099_412  # of the published checkpoint
     encoder = model.encoders["layer4"]
     assert (encoder.in_features, encoder.out_features, encoder.bias is not None) == (20, 2048, True)
+    assert type(model.dropout) is torch.nn.Dropout  # of entries, not of channels
+    assert model.dropout.p == 0.1
     assert [c.dilation[0] for c in model.head.branches] == [6, 12, 18, 24]
     assert float(model.head.branches[0].weight.detach().std()) == pytest.approx(0.01, rel=0.02)
     assert not any(c.bias.any() for c in model.head.branches)
@@ -566,7 +568,7 @@ GOLDEN = [0.433, 0.4442, 0.0956, 0.4929, 0.1694, 0.1831, 0.0758, 0.243]
 
 def test_the_papers_recipes():
     """methods.md 8.1, 8.6 and 8.7."""
-    for name, background, crop in (("amn-irn-voc", 0.25, 321), ("amn-irn-coco", 0.22, 481)):
+    for name, background, crop, size in (("amn-irn-voc", 0.25, 321, 10), ("amn-irn-coco", 0.22, 481, 20)):
         steps = {s.name: s for s in resolve(read_recipe(name))}
         assert steps["amn"].method == AMN
         assert (steps["seeds"].method.conf_fg, steps["seeds"].method.conf_bg) == (0.30, 0.05)
@@ -574,9 +576,12 @@ def test_the_papers_recipes():
         assert (steps["irn"].method.power, steps["irn"].method.background) == (1.3, background)
         assert steps["irn"].method.mean_shift == (name == "amn-irn-voc")
         assert steps["irn"].scores["scores"].key == "strided"
+        assert (steps["cam-maps"].method.fixed, steps["maps"].method.fixed) == (0.15, 0.25)
         segment = steps["segment"].method
         assert (segment.loss, segment.crop, segment.iterations, segment.lr) == ("balanced", crop, 30_000, 2.5e-4)
         assert segment.train_scales == (0.5, 0.75, 1.0, 1.25, 1.5, 1.75, 2.0)
+        assert (segment.batch_size, segment.batch_size // segment.accumulate) == (size, 5)
+        assert (segment.momentum, segment.weight_decay, segment.optimisation.power) == (0.9, 5e-4, 0.9)
 
 
 def test_the_mobile_recipe_shares_its_cam_and_its_segmentation_network():

@@ -335,6 +335,25 @@ def test_probabilities_written_out(average):
     assert float((labels == expected.argmax(0)).float().mean()) > 0.999
 
 
+def test_photographs_are_scaled_to_a_square_if_asked_for():
+    """methods.md 6.8, row 11: native by default, as deeplab-pytorch tests; EPS prints 513 x 513."""
+    seen = []
+
+    class Spy(torch.nn.Module):
+        device, normalise = torch.device("cpu"), staticmethod(lambda image: image.float())
+
+        def forward(self, images):
+            seen.append(tuple(images.shape[2:]))
+            return torch.zeros(len(images), 4, 3, 3)
+
+    method = replace(TINY["v2"], scales=(1.0, 0.5))
+    for asked in (method, replace(method, test_size=64)):
+        assert asked.predict(Spy(), sample((50, 70))).shape == (50, 70)
+    assert seen == [(50, 70), (25, 35), (64, 64), (32, 32)]
+    assert "test_size" not in deciding_constants(Segment())  # older runs stay done
+    assert deciding_constants(replace(Segment(), test_size=513))["test_size"] == 513
+
+
 def test_crf_at_test_time():
     method, s = replace(TINY["v2"], scales=(1.0,), flip=False), sample()
     model = network(method).eval()

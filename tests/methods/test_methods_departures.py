@@ -15,6 +15,8 @@ STEPS = {
     "cam": ("cam.resnet38", "cam.resnet50"),
     "psa": ("psa.psa",),
     "irn": ("irn",),
+    "seeds": ("labels.ir_label",),
+    "threshold": ("labels.threshold",),
     "seam": ("seam",),
     "eps": ("eps.voc",),
     "amn": ("amn",),

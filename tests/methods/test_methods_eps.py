@@ -296,6 +296,9 @@ def test_the_published_constants():
     assert voc.augmentation.steps == (ResizeLong(256, 512), Flip(0.5), jitter, Normalise(), PaddedCrop(448))
     assert coco.augmentation.steps == (ResizeLong(256, 448), Flip(0.5), jitter, Normalise(), PaddedCrop(321))
     assert (voc.tau, voc.lam, coco.tau, coco.lam) == (0.4, 0.5, 0.4, 0.9)
+    assert (voc.per_pixel, voc.strategy, coco.strategy) == (1e-4, "adaptive", "adaptive")
+    assert voc.predefined == ("chair", "diningtable", "sofa")  # Table 3
+    assert coco.predefined == ("chair", "couch", "dining table")  # COCO's names of them
     for method, size, iterations in ((voc, 8, 20_000), (coco, 16, 256_500)):
         o = method.optimisation
         assert (o.batch_size, o.iterations, o.lr, o.weight_decay, o.power) == (size, iterations, 0.01, 5e-4, 0.9)
@@ -320,7 +323,10 @@ def test_roles_and_round_trip(name):
 
 def test_background_is_the_last_of_c_plus_1_channels_without_bias_or_dropout():
     model = network(classes=3)
-    assert model.classifier.weight.shape == (4, model.backbone.channels[-1], 1, 1)
+    width = model.backbone.channels[-1]
+    assert model.classifier.weight.shape == (4, width, 1, 1)
+    limit = (6 / (width + 4)) ** 0.5  # Xavier, uniform
+    assert 0.95 * limit < float(model.classifier.weight.detach().abs().max()) <= limit
     assert model.classifier.bias is None
     assert not any(isinstance(m, torch.nn.Dropout2d) for m in model.modules())
     with torch.no_grad():

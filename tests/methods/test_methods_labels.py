@@ -6,7 +6,7 @@ from torch.nn.functional import pad
 from torchvision import tv_tensors
 
 from weakseg.methods.labels import METHODS, IrLabel, Threshold, confident_labels, ir_label
-from weakseg.ops.crf import crf_from_labels, recipe
+from weakseg.ops.crf import CrfParams, crf_from_labels, recipe
 from weakseg.types import Refiner, Sample, ScoreMap, WeaksegError
 
 
@@ -49,6 +49,13 @@ def test_confident_labels_table():
     """All four cases of methods.md 4, and the one where the CRFs disagree on the class: fg wins."""
     fg, bg = u8([[1, 0, 0, 1]]), u8([[1, 1, 0, 2]])
     assert confident_labels(fg, bg).tolist() == [[1, 255, 0, 1]]
+
+
+def test_the_published_constants_of_ir_label():
+    """methods.md 4 and 1.4."""
+    method = METHODS["ir_label"]
+    assert (method.conf_fg, method.conf_bg, method.crf, method.confidence) == (0.30, 0.05, "irn_label", 0.7)
+    assert recipe("irn_label") == CrfParams(10, 3, 3, 50, 5, 10)
 
 
 def photo_of_halves() -> tuple[tv_tensors.Image, torch.Tensor]:

@@ -31,7 +31,7 @@ def test_the_published_sets_of_pairs_and_paths(radius, count):
     assert set(offsets) | {(-y, -x) for y, x in offsets} | {(0, 0)} == disc
 
 
-@pytest.mark.parametrize("offset", [*pair_offsets(5), (9, 4), (3, -9), (0, 9), (7, 7)])
+@pytest.mark.parametrize("offset", pair_offsets(10))  # those of radius 5 are among them
 def test_a_path_is_what_lies_less_than_one_from_the_segment_in_its_box(offset):
     end = np.array(offset, float)
     expected = set()
@@ -42,6 +42,15 @@ def test_a_path_is_what_lies_less_than_one_from_the_segment_in_its_box(offset):
                 expected.add((y, x))
     assert set(path(offset)) == expected
     assert {(0, 0), offset} <= expected
+
+
+def test_paths_by_hand():
+    """The corners (0, -2) and (2, 0) lie sqrt 2 from the diagonal to (2, -2); those of (1, 1) only 1 / sqrt 2."""
+    assert path((0, 4)) == ((0, 0), (0, 1), (0, 2), (0, 3), (0, 4))
+    assert path((1, 1)) == ((0, 0), (0, 1), (1, 0), (1, 1))
+    assert path((2, -2)) == ((0, -1), (0, 0), (1, -2), (1, -1), (1, 0), (2, -2), (2, -1))
+    assert path((3, 1)) == ((0, 0), (0, 1), (1, 0), (1, 1), (2, 0), (2, 1), (3, 0), (3, 1))  # at most 3 / sqrt 10 away
+    assert path((1, -3)) == ((0, -3), (0, -2), (0, -1), (0, 0), (1, -3), (1, -2), (1, -1), (1, 0))
 
 
 def test_sources_see_all_their_targets():

@@ -48,7 +48,7 @@ class Segment:
 
     needs: ClassVar[frozenset[str]] = frozenset()
     # since runs exist, and what stands for "as before"
-    added: ClassVar[Mapping[str, Any]] = {"crf_image": "rgb", "guard": True}
+    added: ClassVar[Mapping[str, Any]] = {"crf_image": "rgb", "guard": True, "test_size": None}
 
     # network
     head: HeadName = "aspp"
@@ -79,6 +79,7 @@ class Segment:
     scales: tuple[float, ...] = (0.5, 0.75, 1.0, 1.25, 1.5)
     flip: bool = True
     average: Literal["softmax", "logits", "max"] = "softmax"
+    test_size: int | None = None  # side of the square that photographs are scaled to (513 in EPS); None: native (6.8)
     crf: str | None = None  # a recipe of sec. 1.4, such as "deeplab_v2_res101"
     crf_image: CrfImage = "rgb"  # deeplab-pytorch's published numbers come from wrapped_bgr (1.4)
 
@@ -138,7 +139,7 @@ class Segment:
     def _views(self, model: DeepLab, sample: Sample) -> Iterable[Tensor]:
         """float (1 or 2, C + 1, h_s, w_s) of each scale; the mirror image's logits are turned back."""
         image = sample.image.as_subclass(Tensor)
-        height, width = sample.size
+        height, width = sample.size if self.test_size is None else (self.test_size, self.test_size)
         for scale in self.scales:
             size = max(1, round(scale * height)), max(1, round(scale * width))
             scaled = image if size == sample.size else resize_image(image, size)

@@ -129,7 +129,7 @@ class Irn:
 
     needs: ClassVar[frozenset[str]] = frozenset()
 
-    # training
+    # training, sec. 4 and 1.2
     radius: int = 10  # of the pairs, in cells of 4 pixels: 152 offsets
     crop: int = 512
     train_scales: tuple[float, float] = (0.5, 1.5)
@@ -139,19 +139,19 @@ class Irn:
     new_factor: float = 10.0  # displacement branch: 1.0
     weight_decay: float = 1e-4
     momentum: float | None = None  # None: the weight decay, as the published code has it (sec. 1.2)
-    # network
+    # network, sec. 4
     edge_width: int = 32
     width: int = 256  # displacement branch
     learn_backbone: bool = False  # the paper detaches all its maps; true where it has no pre-trained weights
     mean_shift: bool = True  # false: AMN on COCO (sec. 8.6)
-    # random walk
+    # random walk, sec. 4
     power: float = 1.0  # of the score maps beforehand; AMN 1.3 (sec. 8.6)
     walk_radius: int = 5  # 34 offsets
     beta: float = 10.0
     steps: int = 256  # the published 8 squarings
     background: float = 0.25  # AMN on COCO 0.22
     pad: int | None = 512  # zeros at right and bottom up to it, as in training's crops; None: AMN on COCO (sec. 8.6)
-    # instances
+    # instances, sec. 4
     instances: bool = False  # write them too
     follow_steps: int = 300
     centroid_threshold: float = 2.5  # cells

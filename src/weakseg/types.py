@@ -389,6 +389,10 @@ class Optimisation:
 
 # --- the roles: Protocols, no base class ---
 
+MapsOf: TypeAlias = Literal["tags", "background", "boxes"]
+"""A method's `reads`, the score maps it wants: one of each tag (if it does not say), these and one of background, or
+one of background (box -1) and one of each box. A dry run invents such maps."""
+
 Outputs: TypeAlias = Mapping[str, "ScoreMap | LabelMap | Instances"]
 """What one step makes of one sample, by key (``full``, ``strided``, ``labels``, ``crf`` ...)."""
 

@@ -55,6 +55,7 @@ from weakseg.types import (
     Flip,
     Jitter,
     LabelMap,
+    MapsOf,
     Normalise,
     Optimisation,
     PadCrop,
@@ -218,6 +219,7 @@ class Labels:
 
     needs: ClassVar[frozenset[str]] = frozenset({"boxes"})
     writes: ClassVar[tuple[str, ...]] = (CRF, RETRIEVED, RELIABLE)
+    reads: ClassVar[MapsOf] = "boxes"
 
     crf: str = "bana_stage2"  # sec. 1.4
     scale_factor: float = 1.0  # every sxy is divided by it, for photographs much smaller than VOC's

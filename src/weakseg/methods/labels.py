@@ -17,7 +17,7 @@ from weakseg.ops.box_labels import labels_in_boxes
 from weakseg.ops.boxes import box_masks, boxes_of, class_masks, definite_background, filling_prior, pixel_boxes
 from weakseg.ops.crf import crf_from_labels, dense_crf, recipe, unary_from_probabilities
 from weakseg.ops.labels import box_fill, foreground, merge, threshold, winners
-from weakseg.types import BACKGROUND, IGNORE, LABELS, SCORES, LabelMap, Sample, ScoreMap, WeaksegError
+from weakseg.types import BACKGROUND, IGNORE, LABELS, SCORES, LabelMap, MapsOf, Sample, ScoreMap, WeaksegError
 
 T = TypeVar("T")
 
@@ -81,6 +81,11 @@ class Threshold:
     writes: ClassVar[tuple[str, ...]] = (LABELS,)
 
     background: float | None = 0.2  # sec. 2.1 and 6.5; IRN's maps 0.15, AMN's 0.25 (sec. 1.5). None: map 0 (AMN, PSA)
+
+    @property
+    def reads(self) -> MapsOf:
+        """Maps that hold their background if no constant takes its place."""
+        return "background" if self.background is None else "tags"
 
     def refine(self, model: nn.Module | None, sample: Sample) -> dict[str, LabelMap]:
         """``labels`` from the score maps ``scores``."""

@@ -202,6 +202,10 @@ def test_runs_from_before_the_optimiser_could_be_chosen_stay_done():
     known = deciding_constants(METHODS["nal"])
     assert not {"optimiser", "freeze_stem"} & set(known)
     assert deciding_constants(METHODS["nal_mobile"])["optimiser"] == "adamw"
+    assert not {"sampling", "nearest_boxes"} & set(deciding_constants(METHODS["bap"]))
+    assert "guard" not in deciding_constants(METHODS["labels"])
+    paper = replace(METHODS["bap"], sampling="roi_align", nearest_boxes=True)
+    assert {"sampling", "nearest_boxes"} <= set(deciding_constants(paper))
 
 
 def test_the_augmentation_has_the_published_order():
@@ -309,6 +313,12 @@ def test_published_boxes_are_shifted_and_grown():
     by_hand = BAP.vectors(f, torch.tensor([[9.0, 9.0, 65.0, 32.0]]), valid)
     for a, b in zip(published, by_hand, strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_the_papers_boxes_reach_the_pooling():
+    f, valid, boxes = torch.randn(6, 8, 8), torch.ones(64, 64, dtype=torch.bool), torch.tensor([[9.0, 3.0, 40.0, 30.0]])
+    whole = Bap(sampling="roi_align", nearest_boxes=True, pooling="gap", roi_size=1).vectors(f, boxes, valid)[1]
+    torch.testing.assert_close(whole[0], f[:, 1:4, 2:5].mean(dim=(1, 2)))  # rows 8, 16, 24, columns 16, 24, 32
 
 
 # --- its maps ---

@@ -22,7 +22,7 @@ from weakseg.models.backbones import batch_norms, build_backbone
 from weakseg.models.bap import BapNet
 from weakseg.models.cosine import Classifier, CosineDeepLab, EmbeddingHead
 from weakseg.models.vgg16 import configure
-from weakseg.ops.bap import bap_vectors
+from weakseg.ops.bap import Sampling, bap_vectors
 from weakseg.ops.box_labels import crf_labels, prototypes, retrieved_labels
 from weakseg.ops.box_maps import (
     activations,
@@ -85,6 +85,8 @@ class Bap:
 
     needs: ClassVar[frozenset[str]] = frozenset({"boxes"})
     writes: ClassVar[tuple[str, ...]] = ("full",)
+    # since runs exist, and what stands for "as before"
+    added: ClassVar[Mapping[str, Any]] = {"sampling": "grid", "nearest_boxes": False}
 
     # pooling, sec. 7.2
     pooling: Literal["bap", "gap"] = "bap"  # gap: A = 0, the ablation of 7.3
@@ -93,6 +95,8 @@ class Bap:
     min_background: float = 0.125  # a crop with less definite background is pooled by GAP; 0: A always (7.7, row 4)
     detach_attention: bool = False
     align_corners: bool = False  # of a box's sampling; True is what was meant (7.7, row 3)
+    sampling: Sampling = "grid"  # roi_align: the paper's (7.7, row 3)
+    nearest_boxes: bool = False  # boxes on whole cells of the features, the paper's (7.7, row 5)
     # boxes
     voc_offset: int = 0  # 1: VOC's 1-based corners as they are, as published
     grow_edges: bool = False  # a box that ends with the crop ends one pixel beyond it, as published (7.7, row 21)
@@ -168,6 +172,8 @@ class Bap:
             windows=self.roi_size,
             min_background=self.min_background if self.pooling == "bap" else 1.0,
             align_corners=self.align_corners,
+            sampling=self.sampling,
+            nearest=self.nearest_boxes,
             detach=self.detach_attention,
         )
 
@@ -220,12 +226,14 @@ class Labels:
     needs: ClassVar[frozenset[str]] = frozenset({"boxes"})
     writes: ClassVar[tuple[str, ...]] = (CRF, RETRIEVED, RELIABLE)
     reads: ClassVar[MapsOf] = "boxes"
+    added: ClassVar[Mapping[str, Any]] = {"guard": True}  # since runs exist, and what stands for "as before"
 
     crf: str = "bana_stage2"  # sec. 1.4
     scale_factor: float = 1.0  # every sxy is divided by it, for photographs much smaller than VOC's
     crf_image: CrfImage = "rgb"
     unary_softmax: bool = True  # False: u_0 and u_c as they are (7.7, row 7)
     restrict: bool = True  # Y_ret within boxes; False: the plain cosine of Eq. (9) (7.7, row 10)
+    guard: bool = True  # boxes that cover the photograph are filled; False: all background, as published (7.7, row 16)
     voc_offset: int = 0  # as in `Bap`
     truncate: bool = False
 
@@ -250,7 +258,15 @@ class Labels:
         maps = in_box_order(sample.scores[SCORES], len(boxes)).to(boxes.device)
         image, crf = crf_image(sample.image, self.crf_image), recipe(self.crf)
         return crf_labels(
-            image, maps, boxes, labels, ids, crf, softmax=self.unary_softmax, scale_factor=self.scale_factor
+            image,
+            maps,
+            boxes,
+            labels,
+            ids,
+            crf,
+            softmax=self.unary_softmax,
+            scale_factor=self.scale_factor,
+            guard=self.guard,
         )
 
     def retrieve(

@@ -24,6 +24,7 @@ def crf_labels(
     *,
     softmax: bool = True,
     scale_factor: float = 1.0,
+    guard: bool = True,
 ) -> LabelMap:
     """Y_crf: a CRF over u_0 and u_c, then the most probable class among those whose boxes are there (7.4, steps 3-5).
 
@@ -36,16 +37,20 @@ def crf_labels(
         params: of the CRF; the published one is `ops.crf.recipe("bana_stage2")`.
         softmax: see `box_unary`.
         scale_factor: see `ops.crf.dense_crf`.
+        guard: whether boxes that leave no definite background are filled, see `labels_in_boxes`. The published query
+            is 0 / 0 there and everything that comes of it nan, of which an argmax makes background (7.7, row 16).
 
     Returns:
         uint8 (H, W).
     """
     size = (maps.shape[1], maps.shape[2])
     background = definite_background(boxes, size)
+    if not guard and not bool(maps[0].any()):  # u_0 without a query
+        return torch.full(size, BACKGROUND, dtype=torch.uint8, device=maps.device)
     of_classes = paste_by_class(maps[1:], boxes, labels, ids[1:])
     unary = box_unary(torch.cat([maps[:1], of_classes]), background, softmax=softmax)
     probabilities = dense_crf(image, unary_from_probabilities(unary), params, scale_factor=scale_factor)
-    return labels_in_boxes(probabilities, class_masks(boxes, labels, ids, size), ids, background)
+    return labels_in_boxes(probabilities, class_masks(boxes, labels, ids, size), ids, background, guard=guard)
 
 
 def box_unary(maps: Tensor, background: Tensor, *, softmax: bool = True) -> Tensor:
@@ -71,7 +76,9 @@ def box_unary(maps: Tensor, background: Tensor, *, softmax: bool = True) -> Tens
     return torch.where(background, certain, maps.softmax(dim=0) if softmax else maps)
 
 
-def labels_in_boxes(probabilities: Tensor, possible: Tensor, ids: Tensor, background: Tensor) -> LabelMap:
+def labels_in_boxes(
+    probabilities: Tensor, possible: Tensor, ids: Tensor, background: Tensor, *, guard: bool = True
+) -> LabelMap:
     """Y_crf: the most probable of the classes that can be at a pixel (methods.md 7.4, step 5).
 
     A tie goes to the class that comes first. In a photograph without definite background nothing was told of the
@@ -82,6 +89,7 @@ def labels_in_boxes(probabilities: Tensor, possible: Tensor, ids: Tensor, backgr
         possible: bool (N, H, W), see `ops.boxes.class_masks`.
         ids: uint8 (N,), 0 first.
         background: bool (H, W), M.
+        guard: False lets background take part there too.
 
     Returns:
         uint8 (H, W).
@@ -92,7 +100,7 @@ def labels_in_boxes(probabilities: Tensor, possible: Tensor, ids: Tensor, backgr
     tensor([[9, 9]], dtype=torch.uint8)
     """
     scores = torch.where(possible, probabilities, -1.0)
-    if not bool(background.any()):
+    if guard and not bool(background.any()):
         scores = torch.cat([torch.full_like(scores[:1], -0.5), scores[1:]])
     return ids.to(scores.device)[scores.argmax(dim=0)]
 

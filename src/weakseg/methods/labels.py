@@ -204,12 +204,17 @@ class Merge:
     needs: ClassVar[frozenset[str]] = frozenset()
     writes: ClassVar[tuple[str, ...]] = (LABELS,)
     optional: ClassVar[frozenset[str]] = frozenset({"over"})
+    added: ClassVar[Mapping[str, Any]] = {"opaque": False}  # since runs exist, and what stands for "as before"
+
+    opaque: bool = False  # 255 of ``over`` stays 255, as in a true mask; False: ``base`` shows through
 
     def refine(self, model: nn.Module | None, sample: Sample) -> dict[str, LabelMap]:
         """``labels`` from the seeds ``base`` and, where they exist, ``over``."""
         base = _input(sample, sample.seeds, "base", "seeds").as_subclass(Tensor)
         over = sample.seeds.get("over")
-        return {LABELS: base.clone() if over is None else merge(base, over.as_subclass(Tensor))}
+        if over is None:
+            return {LABELS: base.clone()}
+        return {LABELS: (over.clone() if self.opaque else merge(base, over)).as_subclass(Tensor)}
 
 
 def grab_cut(image: Tensor, box: Tensor, iterations: int = 5, min_filling: float = 0.0) -> Tensor:

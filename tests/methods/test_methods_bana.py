@@ -418,6 +418,11 @@ def test_a_network_of_other_classes_scores_unseen_ones(classifier):
     with torch.inference_mode():
         labels = Labels().refine(model, scored(model, sample(), stranger))
     assert set(labels["crf"].unique().tolist()) <= {0, 1, 3}
+    ids = torch.tensor([0, 1, 3], dtype=torch.uint8)
+    own, stranger = classifier.class_weights(ids), model.class_weights(ids)
+    assert torch.equal(own, classifier.weight[[0, 1, 3]])
+    assert torch.equal(stranger[0], model.weight[0])
+    assert float(stranger[1:].detach().abs().max()) == 0  # its class 1 is another: "no class weight" (7.4)
 
 
 # --- stage 2 ---

@@ -144,7 +144,8 @@ class Bap:
             raise WeaksegError("known_classes is of a network that has not seen these classes: set agnostic = true")
         features = build_backbone(backbone, freeze_bn=self.freeze_bn, freeze_affine=self.freeze_affine)
         configure(features, dilation=1, pool5=True, drop_last=True)
-        return BapNet(features, num_classes if self.known_classes is None else self.known_classes)
+        classes = num_classes if self.known_classes is None else self.known_classes
+        return BapNet(features, classes, foreign=self.known_classes is not None)
 
     def objective(self, model: BapNet, batch: Batch, step: Step) -> dict[str, Tensor]:
         """Softmax cross-entropy of all box vectors, as their class, and all background queries, as background."""
@@ -273,8 +274,7 @@ class Labels:
         self, model: BapNet, features: Tensor, crf: LabelMap, boxes: Tensor, labels: Tensor, ids: Tensor
     ) -> LabelMap:
         """Y_ret, Eqs. (8)-(9): the class whose prototype in Y_crf a pixel's feature resembles most."""
-        known = torch.cat([model.weight, model.weight.new_zeros((256 - len(model.weight), model.weight.shape[1]))])
-        queries = prototypes(features, crf, ids, known[ids.long()])  # a class that the network has not seen has zeros
+        queries = prototypes(features, crf, ids, model.class_weights(ids))
         size = (crf.shape[0], crf.shape[1])
         return retrieved_labels(features, queries, ids, boxes, labels, size, restrict=self.restrict)
 

@@ -279,6 +279,8 @@ def test_a_batch_without_a_vector_is_no_loss(classifier):
     assert float(BAP.objective(classifier, nothing, STEP)["cls"].detach()) == 0
     with pytest.raises(WeaksegError, match="learns from boxes"):
         BAP.objective(classifier, replace(b, boxes=None, box_labels=None), STEP)
+    with pytest.raises(WeaksegError, match="as `fitted`"):
+        replace(BAP, agnostic=True, known_classes=6).objective(classifier, b, STEP)
 
 
 def test_the_loss_falls():

@@ -149,6 +149,8 @@ class Bap:
 
     def objective(self, model: BapNet, batch: Batch, step: Step) -> dict[str, Tensor]:
         """Softmax cross-entropy of all box vectors, as their class, and all background queries, as background."""
+        if self.known_classes is not None:
+            raise WeaksegError("known_classes is of a network that is fitted already: name its folder as `fitted`")
         if batch.boxes is None or batch.box_labels is None:
             raise WeaksegError("bana.bap learns from boxes, and no photograph of this batch has an annotation")
         features = model(batch.images)

@@ -328,7 +328,16 @@ class PadCrop:
     colour: tuple[int, int, int] | None = None
 
 
-AugmentationStep: TypeAlias = ResizeLong | Rescale | Flip | Jitter | HsvJitter | Normalise | PaddedCrop | PadCrop
+@dataclass(frozen=True, slots=True)
+class ShiftBoxes:
+    """Left and top edges of boxes moved by `offset` pixels: 1 makes VOC's 1-based corners, see `ops.boxes.shifted`."""
+
+    offset: float
+
+
+AugmentationStep: TypeAlias = (
+    ResizeLong | Rescale | Flip | Jitter | HsvJitter | Normalise | PaddedCrop | PadCrop | ShiftBoxes
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from weakseg.ops.crf import dense_crf, recipe, unary_from_probabilities
 from weakseg.ops.noise import agreement, confidence
 from weakseg.pipeline.recipe import configure
 from weakseg.types import (
+    Augmentation,
     Backbone,
     Batch,
     Flip,
@@ -35,6 +36,7 @@ from weakseg.types import (
     Sample,
     ScoreMap,
     Segmenter,
+    ShiftBoxes,
     Step,
     WeaksegError,
     deciding_constants,
@@ -308,13 +310,24 @@ def test_a_batch_is_the_sum_of_its_photographs(classifier):
 
 
 def test_published_boxes_are_shifted_and_grown():
-    """voc_offset and grow_edges reach the pooling: the same as boxes that are changed by hand."""
+    """grow_edges reaches the pooling, voc_offset the annotation: before the scale, and on a mirrored box's other side."""
     f, valid = torch.randn(6, 8, 8), torch.ones(64, 64, dtype=torch.bool)
-    boxes = torch.tensor([[8.0, 8.0, 64.0, 32.0]])
-    published = replace(BAP, voc_offset=1, grow_edges=True).vectors(f, boxes, valid)
+    published = replace(BAP, grow_edges=True).vectors(f, torch.tensor([[9.0, 9.0, 64.0, 32.0]]), valid)
     by_hand = BAP.vectors(f, torch.tensor([[9.0, 9.0, 65.0, 32.0]]), valid)
     for a, b in zip(published, by_hand, strict=True):
         torch.testing.assert_close(a, b)
+    steps = replace(BAP, voc_offset=1).augmentation.steps
+    assert steps == (ShiftBoxes(1), *BAP.augmentation.steps)
+    changed = Augmentation((steps[0], Rescale(2.0, 2.0), Flip(1.0), Normalise()))
+    found = build(changed, lambda x: x.float())(sample(boxes=((4.0, 6.0, 24.0, 30.0),), labels=(1,)), torch.Generator())
+    assert found["boxes"].tolist() == [[112 - 48, 14, 112 - 10, 60]]
+
+
+@pytest.mark.usefixtures("no_gradient")
+def test_boxes_are_classified_where_they_are_learnt(classifier):
+    moved = ((5.0, 7.0, 24.0, 30.0), (21.0, 11.0, 44.0, 34.0))
+    found = replace(BAP, voc_offset=1).classify_boxes(classifier, sample())
+    torch.testing.assert_close(found, BAP.classify_boxes(classifier, sample(boxes=moved)))
 
 
 def test_the_papers_boxes_reach_the_pooling():

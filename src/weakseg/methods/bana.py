@@ -62,6 +62,7 @@ from weakseg.types import (
     Rescale,
     Sample,
     ScoreMap,
+    ShiftBoxes,
     Step,
     WeaksegError,
     optimisation_of,
@@ -130,8 +131,9 @@ class Bap:
 
     @property
     def augmentation(self) -> Augmentation:
-        """Scale, padding, crop, mirror, jitter, mean: the order of sec. 7.2."""
-        return _augmentation(Rescale(*self.train_scales, mode="bilinear"), self.crop, self.jitter)
+        """Scale, padding, crop, mirror, jitter, mean: the order of sec. 7.2; `voc_offset` comes before all of it."""
+        steps = _augmentation(Rescale(*self.train_scales, mode="bilinear"), self.crop, self.jitter).steps
+        return Augmentation((ShiftBoxes(self.voc_offset), *steps) if self.voc_offset else steps)
 
     @property
     def optimisation(self) -> Optimisation:
@@ -163,8 +165,7 @@ class Bap:
         return {"cls": cross_entropy(logits, target, reduction="sum") / max(1, len(target))}
 
     def vectors(self, features: Tensor, boxes: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """Background queries q and pooled boxes r of one crop, see `ops.bap.bap_vectors`."""
-        boxes = shifted(boxes, self.voc_offset)
+        """Background queries q and pooled boxes r of one crop, see `ops.bap.bap_vectors`; its boxes are shifted."""
         if self.grow_edges:
             boxes = grown_edges(boxes, (valid.shape[0], valid.shape[1]))
         return bap_vectors(
@@ -210,7 +211,7 @@ class Bap:
 
     def classify_boxes(self, model: BapNet, sample: Sample) -> Tensor:
         """float (K, C + 1): logits of each box of a photograph, the mean over its windows."""
-        boxes, _ = boxes_of(sample)
+        boxes = shifted(boxes_of(sample)[0], self.voc_offset)
         features, valid = model.describe(sample), torch.ones(sample.size, dtype=torch.bool, device=model.device)
         _, pooled = self.vectors(features, boxes.to(model.device), valid)
         return model.classify(pooled).reshape(len(boxes), self.roi_size**2, len(model.weight)).mean(dim=1)

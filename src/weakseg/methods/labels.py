@@ -179,8 +179,8 @@ class BoxCrf:
         energies = unary_from_probabilities(prior)
         probabilities = dense_crf(image, energies, recipe(self.crf), scale_factor=self.scale_factor).cpu()
         possible = class_masks(boxes, labels, ids, sample.size)
-        outside = definite_background(boxes, sample.size)
-        return {LABELS: labels_in_boxes(probabilities, possible, ids.to(torch.uint8), outside)}
+        told = bool(definite_background(boxes, sample.size).any())
+        return {LABELS: labels_in_boxes(probabilities, possible, ids.to(torch.uint8), told=told)}
 
 
 @dataclass(frozen=True, slots=True)

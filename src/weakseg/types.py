@@ -328,7 +328,16 @@ class PadCrop:
     colour: tuple[int, int, int] | None = None
 
 
-AugmentationStep: TypeAlias = ResizeLong | Rescale | Flip | Jitter | HsvJitter | Normalise | PaddedCrop | PadCrop
+@dataclass(frozen=True, slots=True)
+class ShiftBoxes:
+    """Left and top edges of boxes moved by `offset` pixels: 1 makes VOC's 1-based corners, see `ops.boxes.shifted`."""
+
+    offset: float
+
+
+AugmentationStep: TypeAlias = (
+    ResizeLong | Rescale | Flip | Jitter | HsvJitter | Normalise | PaddedCrop | PadCrop | ShiftBoxes
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -388,6 +397,10 @@ class Optimisation:
 
 
 # --- the roles: Protocols, no base class ---
+
+MapsOf: TypeAlias = Literal["tags", "background", "boxes"]
+"""A method's `reads`, the score maps it wants: one of each tag (if it does not say), these and one of background, or
+one of background (box -1) and one of each box. A dry run invents such maps."""
 
 Outputs: TypeAlias = Mapping[str, "ScoreMap | LabelMap | Instances"]
 """What one step makes of one sample, by key (``full``, ``strided``, ``labels``, ``crf`` ...)."""

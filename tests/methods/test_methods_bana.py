@@ -23,6 +23,7 @@ from weakseg.ops.crf import dense_crf, recipe, unary_from_probabilities
 from weakseg.ops.noise import agreement, confidence
 from weakseg.pipeline.recipe import configure
 from weakseg.types import (
+    Augmentation,
     Backbone,
     Batch,
     Flip,
@@ -35,6 +36,7 @@ from weakseg.types import (
     Sample,
     ScoreMap,
     Segmenter,
+    ShiftBoxes,
     Step,
     WeaksegError,
     deciding_constants,
@@ -202,6 +204,10 @@ def test_runs_from_before_the_optimiser_could_be_chosen_stay_done():
     known = deciding_constants(METHODS["nal"])
     assert not {"optimiser", "freeze_stem"} & set(known)
     assert deciding_constants(METHODS["nal_mobile"])["optimiser"] == "adamw"
+    assert not {"sampling", "nearest_boxes"} & set(deciding_constants(METHODS["bap"]))
+    assert "guard" not in deciding_constants(METHODS["labels"])
+    paper = replace(METHODS["bap"], sampling="roi_align", nearest_boxes=True)
+    assert {"sampling", "nearest_boxes"} <= set(deciding_constants(paper))
 
 
 def test_the_augmentation_has_the_published_order():
@@ -275,6 +281,8 @@ def test_a_batch_without_a_vector_is_no_loss(classifier):
     assert float(BAP.objective(classifier, nothing, STEP)["cls"].detach()) == 0
     with pytest.raises(WeaksegError, match="learns from boxes"):
         BAP.objective(classifier, replace(b, boxes=None, box_labels=None), STEP)
+    with pytest.raises(WeaksegError, match="as `fitted`"):
+        replace(BAP, agnostic=True, known_classes=6).objective(classifier, b, STEP)
 
 
 def test_the_loss_falls():
@@ -302,13 +310,30 @@ def test_a_batch_is_the_sum_of_its_photographs(classifier):
 
 
 def test_published_boxes_are_shifted_and_grown():
-    """voc_offset and grow_edges reach the pooling: the same as boxes that are changed by hand."""
+    """grow_edges reaches the pooling, voc_offset the annotation: before the scale, and on a mirrored box's other side."""
     f, valid = torch.randn(6, 8, 8), torch.ones(64, 64, dtype=torch.bool)
-    boxes = torch.tensor([[8.0, 8.0, 64.0, 32.0]])
-    published = replace(BAP, voc_offset=1, grow_edges=True).vectors(f, boxes, valid)
+    published = replace(BAP, grow_edges=True).vectors(f, torch.tensor([[9.0, 9.0, 64.0, 32.0]]), valid)
     by_hand = BAP.vectors(f, torch.tensor([[9.0, 9.0, 65.0, 32.0]]), valid)
     for a, b in zip(published, by_hand, strict=True):
         torch.testing.assert_close(a, b)
+    steps = replace(BAP, voc_offset=1).augmentation.steps
+    assert steps == (ShiftBoxes(1), *BAP.augmentation.steps)
+    changed = Augmentation((steps[0], Rescale(2.0, 2.0), Flip(1.0), Normalise()))
+    found = build(changed, lambda x: x.float())(sample(boxes=((4.0, 6.0, 24.0, 30.0),), labels=(1,)), torch.Generator())
+    assert found["boxes"].tolist() == [[112 - 48, 14, 112 - 10, 60]]
+
+
+@pytest.mark.usefixtures("no_gradient")
+def test_boxes_are_classified_where_they_are_learnt(classifier):
+    moved = ((5.0, 7.0, 24.0, 30.0), (21.0, 11.0, 44.0, 34.0))
+    found = replace(BAP, voc_offset=1).classify_boxes(classifier, sample())
+    torch.testing.assert_close(found, BAP.classify_boxes(classifier, sample(boxes=moved)))
+
+
+def test_the_papers_boxes_reach_the_pooling():
+    f, valid, boxes = torch.randn(6, 8, 8), torch.ones(64, 64, dtype=torch.bool), torch.tensor([[9.0, 3.0, 40.0, 30.0]])
+    whole = Bap(sampling="roi_align", nearest_boxes=True, pooling="gap", roi_size=1).vectors(f, boxes, valid)[1]
+    torch.testing.assert_close(whole[0], f[:, 1:4, 2:5].mean(dim=(1, 2)))  # rows 8, 16, 24, columns 16, 24, 32
 
 
 # --- its maps ---
@@ -408,6 +433,11 @@ def test_a_network_of_other_classes_scores_unseen_ones(classifier):
     with torch.inference_mode():
         labels = Labels().refine(model, scored(model, sample(), stranger))
     assert set(labels["crf"].unique().tolist()) <= {0, 1, 3}
+    ids = torch.tensor([0, 1, 3], dtype=torch.uint8)
+    own, stranger = classifier.class_weights(ids), model.class_weights(ids)
+    assert torch.equal(own, classifier.weight[[0, 1, 3]])
+    assert torch.equal(stranger[0], model.weight[0])
+    assert float(stranger[1:].detach().abs().max()) == 0  # its class 1 is another: "no class weight" (7.4)
 
 
 # --- stage 2 ---

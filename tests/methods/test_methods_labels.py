@@ -1,5 +1,7 @@
 """Label maps without a network, on samples small enough to read."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch.nn.functional import pad
@@ -7,7 +9,7 @@ from torchvision import tv_tensors
 
 from weakseg.methods.labels import METHODS, IrLabel, Threshold, confident_labels, ir_label
 from weakseg.ops.crf import CrfParams, crf_from_labels, recipe
-from weakseg.types import Refiner, Sample, ScoreMap, WeaksegError
+from weakseg.types import Refiner, Sample, ScoreMap, WeaksegError, deciding_constants
 
 
 def u8(x) -> torch.Tensor:
@@ -143,6 +145,10 @@ def test_merge():
     merged = METHODS["merge"].refine(None, sample(seeds={"base": base, "over": over}))["labels"]
     assert merged.tolist() == [[1, 0, 2, 255]] * 2
     assert METHODS["merge"].refine(None, sample(seeds={"base": base}))["labels"].tolist() == base.tolist()
+    opaque = replace(METHODS["merge"], opaque=True)  # a true mask in the place of pseudo labels
+    assert opaque.refine(None, sample(seeds={"base": base, "over": over}))["labels"].tolist() == over.tolist()
+    assert opaque.refine(None, sample(seeds={"base": base}))["labels"].tolist() == base.tolist()
+    assert deciding_constants(METHODS["merge"]) == {}  # runs from before stay done
     with pytest.raises(WeaksegError, match="'base'"):
         METHODS["merge"].refine(None, sample(seeds={"over": over}))
 

@@ -8,17 +8,19 @@ import torch
 from torch.nn.functional import interpolate
 
 from weakseg.ops.bap import (
+    align_box,
     attention,
     attention_map,
     background_queries,
     bap_vectors,
     cell_masks,
     grid_cells,
+    nearest_box,
     pool_box,
     resample_box,
     weighted_pool,
 )
-from weakseg.ops.boxes import definite_background
+from weakseg.ops.boxes import box_masks, definite_background
 
 
 def features(d=5, h=6, w=7, seed=0, dtype=torch.float32):
@@ -92,6 +94,42 @@ def test_a_box_of_one_pixel_has_a_cell(box):
     found = resample_box(features(h=5, w=5), torch.tensor(box), (33, 33))
     assert min(found.shape[1:]) >= 1
     assert pool_box(features(h=5, w=5), None, torch.tensor(box), (33, 33)).shape == (4, 5)
+
+
+def test_roi_align_reads_each_bin_at_its_middle():
+    """methods.md 7.7, row 3. Columns 0.5 to 3.5 of cells that lie at 0.5, 1.5 ...: four bins of 0.75."""
+    ramp = torch.stack([torch.arange(5.0).expand(5, 5), torch.arange(5.0)[:, None].expand(5, 5)])
+    found = align_box(ramp, torch.tensor([4.0, 8.0, 28.0, 32.0]), (40, 40))
+    assert found.shape == (2, 3, 4)
+    assert found[0, 1].tolist() == pytest.approx([0.375, 1.125, 1.875, 2.625])
+    assert found[1, :, 2].tolist() == pytest.approx([1, 2, 3])
+    assert align_box(ramp, torch.tensor([16.0, 16.0, 16.0, 16.0]), (40, 40)).shape == (2, 1, 1)
+
+
+@pytest.mark.parametrize("box", [[7.0, 9.0, 99.0, 64.0], [0.0, 0.0, 321.0, 321.0], [150.0, 3.0, 159.0, 321.0]])
+def test_a_box_on_whole_cells_is_its_mask_resized_by_nearest(box):
+    """methods.md 7.7, row 5."""
+    mask = box_masks(torch.tensor([box]), (321, 321))[0]
+    small = interpolate(mask[None, None].float(), (41, 41), mode="nearest")[0, 0].bool()
+    left, top, right, bottom = (nearest_box(torch.tensor(box), (41, 41), (321, 321)) * 41 / 321).round().int().tolist()
+    expected = torch.zeros(41, 41, dtype=torch.bool)
+    expected[top:bottom, left:right] = True
+    assert torch.equal(small, expected)
+
+
+def test_the_papers_box_is_a_mean_over_its_own_cells():
+    """Eq. (4) to the letter: RoIAlign of whole cells returns them as they are."""
+    f, queries, size = features(h=5, w=5), features(h=1, w=2, seed=1).flatten(1).T, (40, 40)
+    found = pool_box(
+        f, queries, torch.tensor([7.0, 14.0, 30.0, 40.0]), size, windows=1, sampling="roi_align", nearest=True
+    )
+    inside = f[:, 2:, 1:4]  # rows 16, 24, 32 and columns 8, 16, 24
+    foreground = 1 - attention(f, queries)[2:, 1:4]
+    torch.testing.assert_close(found[0], (foreground * inside).sum(dim=(1, 2)) / foreground.sum())
+    tiny = pool_box(
+        f, None, torch.tensor([17.0, 25.0, 18.0, 26.0]), size, windows=1, sampling="roi_align", nearest=True
+    )
+    torch.testing.assert_close(tiny[0], f[:, 3, 2])  # no cell of its own: the one around its middle
 
 
 @pytest.mark.parametrize(("a", "b"), [(1, 1), (2, 3), (5, 4), (7, 9)])

@@ -8,6 +8,7 @@ from weakseg.ops.box_labels import (
     box_unary,
     correlation_maps,
     cosines,
+    crf_labels,
     labels_in_boxes,
     prototypes,
     retrieved_labels,
@@ -20,6 +21,7 @@ from weakseg.ops.box_maps import (
     photograph_attention,
 )
 from weakseg.ops.boxes import box_masks, class_masks, definite_background
+from weakseg.ops.crf import recipe
 
 
 def features(d=6, h=5, w=7, seed=0):
@@ -100,14 +102,25 @@ def test_y_crf_stays_in_the_boxes_of_its_class():
     ids = torch.tensor([0, 3, 8], dtype=torch.uint8)
     p = torch.tensor([[0.2, 0.2, 0.2], [0.5, 0.5, 0.1], [0.3, 0.3, 0.7]])[:, None]
     possible = torch.tensor([[1, 1, 1], [1, 0, 0], [1, 1, 0]]).bool()[:, None]
-    outside = torch.tensor([[False, False, True]])
-    assert labels_in_boxes(p, possible, ids, outside).tolist() == [[3, 8, 0]]
+    assert labels_in_boxes(p, possible, ids).tolist() == [[3, 8, 0]]
     everywhere = torch.ones_like(possible)
     sure = torch.tensor([[0.9, 0.9, 0.9], [0.08, 0.02, 0.08], [0.02, 0.08, 0.02]])[:, None]
-    assert labels_in_boxes(sure, everywhere, ids, outside).tolist() == [[0, 0, 0]]
-    assert labels_in_boxes(sure, everywhere, ids, torch.zeros(1, 3).bool()).tolist() == [
-        [3, 8, 3]
-    ]  # no background known
+    assert labels_in_boxes(sure, everywhere, ids).tolist() == [[0, 0, 0]]
+    assert labels_in_boxes(sure, everywhere, ids, told=False).tolist() == [[3, 8, 3]]
+
+
+def test_without_definite_background_boxes_are_filled_or_as_published_lost():
+    """methods.md 7.7, row 16: a query of nothing is 0 / 0, and an argmax over nan says background."""
+    size, box, ids = (8, 8), torch.tensor([[0.0, 0.0, 8.0, 8.0]]), torch.tensor([0, 5], dtype=torch.uint8)
+    image, u = torch.zeros(3, *size, dtype=torch.uint8), torch.rand(1, *size)
+    nothing = torch.cat([torch.zeros(1, *size), u])
+    args = image, nothing, box, torch.tensor([5]), ids, recipe("bana_stage2")
+    assert crf_labels(*args).unique().tolist() == [5]
+    assert crf_labels(*args, guard=False).unique().tolist() == [0]
+    assert int(torch.stack([torch.full(size, torch.nan)] * 2).argmax(dim=0).max()) == 0
+    told = torch.cat([torch.ones(1, *size), 0.1 * u])  # the activation of class 0, "w/o u_0"
+    for guard in (True, False):  # it needs no query, so that it decides
+        assert crf_labels(image, told, *args[2:], guard=guard).unique().tolist() == [0]
 
 
 def test_prototypes_are_means_of_upsampled_features_or_the_weights():

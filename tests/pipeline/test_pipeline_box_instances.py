@@ -146,6 +146,15 @@ def test_a_recipe_takes_a_fitted_classifier_for_unseen_classes(name, tmp_path):
     assert steps["maskrcnn"].method.reliable_only
 
 
+def test_a_recipe_judges_instances_of_unseen_classes_without_training(tmp_path):
+    steps = resolve(override(read_recipe("bana-transfer-mobile"), [f"bap.fitted={tmp_path}"]))
+    assert [s.name for s in steps if s.learns] == ["bap"]
+    own, mobile = steps[0], {s.name: s for s in resolve(read_recipe("bana-instances-mobile"))}["bap"]
+    assert own.method == replace(mobile.method, agnostic=True, known_classes=6)
+    assert own.backbone == mobile.backbone
+    assert {"crf-instances", "ret-instances"} <= {s.name for s in steps if s.evaluates}
+
+
 def test_pseudo_masks_of_the_paper_all_have_the_score_one():
     steps = {s.name: s for s in resolve(read_recipe("bana-instances-coco"))}
     assert steps["instances"].method.confidence == "one"  # methods.md 11

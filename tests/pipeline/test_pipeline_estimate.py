@@ -5,13 +5,13 @@ import time
 
 import pytest
 
-from weakseg import api
+from weakseg import api, methods
 from weakseg.data.dataset import open_dataset
 from weakseg.data.scenes import make_scenes
 from weakseg.pipeline.estimate import estimate
 from weakseg.pipeline.execute import plan_seeds, run_recipe
 from weakseg.pipeline.plan import Lists
-from weakseg.pipeline.recipe import override, parse_recipe
+from weakseg.pipeline.recipe import override, parse_recipe, read_recipe, shipped
 from weakseg.pipeline.run import Options
 from weakseg.types import WeaksegError
 
@@ -35,6 +35,13 @@ ONE_CORE = Options(device="cpu", workers=0, threads=1, progress=False)
 def data(tmp_path_factory):
     folder = tmp_path_factory.mktemp("estimate") / "scenes"
     make_scenes(folder, count=24, seed=3, size=128)
+    return open_dataset(folder)
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("estimate") / "small"
+    make_scenes(folder, count=6, seed=3, size=64)
     return open_dataset(folder)
 
 
@@ -90,3 +97,45 @@ def test_a_dry_run_says_what_would_stop_the_run(data, tmp_path):
     with pytest.raises(WeaksegError, match=r"step cam \(cam.resnet38\) cannot be set up"):
         api.run(tmp_path / "t.yaml", data.root, tmp_path / "o", set={"cam.crop": 0}, dry_run=True, device="cpu")
     assert not (tmp_path / "o").exists()
+
+
+TINY = {"name": "resnet10t", "weights": None, "output_stride": 16, "create": {"channels": [8, 16, 16, 16]}}
+QUICK = {"freeze_bn": False, "freeze_affine": False, "freeze_stem": False, "learn_backbone": True}
+QUICK |= {"crop": 96, "batch_size": 2, "scales": [1.0], "long_side": 64, "train_long": [64, 64]}
+QUICK |= {"channels": 16, "hidden": 16, "samples": 8, "proposals": 20}
+QUICK |= {"known_classes": None}  # of a fitted network, which a tiny recipe has not
+
+
+def tiny(name):
+    """A recipe that ships, on a network of a few channels that asks for no weights."""
+    recipe = read_recipe(name)
+    steps = tuple(s.model_copy(update={"set": {**s.set, **quick(s.method)}}) for s in recipe.steps)
+    return recipe.model_copy(update={"backbone": TINY, "steps": steps})
+
+
+def quick(name):
+    if name.startswith("evaluate.") or not hasattr(method := methods.load(name), "objective"):
+        return {}
+    known = {k: v for k, v in QUICK.items() if hasattr(method, k)}
+    return known | ({"long_side": [32, 40]} if isinstance(getattr(method, "long_side", 0), tuple) else {})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in shipped() if name.endswith("-mobile")])
+def test_every_step_of_a_recipe_that_ships_can_be_timed(name, scenes, tmp_path):
+    if "box-grabcut" in name:
+        pytest.importorskip("cv2")
+    told = estimated(tiny(name), scenes, tmp_path / "run")
+    working = {s.name for s in read_recipe(name).steps if not str(s.method).startswith("evaluate.")}
+    assert working <= {r["name"] for r in told["steps"]}
+    assert told["seconds"] > 0
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_step_that_reads_maps_of_boxes_is_timed_on_such_maps(scenes, tmp_path):
+    """bana.labels wants one of background and one of each box, where others want one of each tag."""
+    steps = tuple(s for s in tiny("bana-mobile").steps if s.name in ("bap", "labels", "crf"))
+    recipe = tiny("bana-mobile").model_copy(update={"steps": steps, "predictions": None})
+    told = estimated(recipe, scenes, tmp_path / "run")["steps"]
+    assert [r["name"] for r in told] == ["bap", "labels", "crf"]
+    assert told[0]["seconds"] > 0

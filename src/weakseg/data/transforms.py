@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as TF
 
+from weakseg.ops.boxes import shifted
 from weakseg.ops.crops import cut, draw_start, draw_window
 from weakseg.ops.hsv import shift_hsv
 from weakseg.ops.image import Mode, resize_image, resize_labels, resize_saliency
@@ -31,6 +32,7 @@ from weakseg.types import (
     ResizeLong,
     Sample,
     ScoreMap,
+    ShiftBoxes,
 )
 
 
@@ -149,6 +151,11 @@ def _flip(step: Flip, pixels: Pixels, generator: torch.Generator) -> Pixels:
     if boxes is not None:
         boxes = torch.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], dim=1)
     return replace(_each(pixels, lambda x, _: x.flip(-1)), boxes=boxes)
+
+
+@apply.register
+def _shift_boxes(step: ShiftBoxes, pixels: Pixels, generator: torch.Generator) -> Pixels:
+    return replace(pixels, boxes=None if pixels.boxes is None else shifted(pixels.boxes, step.offset))
 
 
 @apply.register

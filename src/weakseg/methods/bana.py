@@ -22,7 +22,7 @@ from weakseg.models.backbones import batch_norms, build_backbone
 from weakseg.models.bap import BapNet
 from weakseg.models.cosine import Classifier, CosineDeepLab, EmbeddingHead
 from weakseg.models.vgg16 import configure
-from weakseg.ops.bap import bap_vectors
+from weakseg.ops.bap import Sampling, bap_vectors
 from weakseg.ops.box_labels import crf_labels, prototypes, retrieved_labels
 from weakseg.ops.box_maps import (
     activations,
@@ -55,12 +55,14 @@ from weakseg.types import (
     Flip,
     Jitter,
     LabelMap,
+    MapsOf,
     Normalise,
     Optimisation,
     PadCrop,
     Rescale,
     Sample,
     ScoreMap,
+    ShiftBoxes,
     Step,
     WeaksegError,
     optimisation_of,
@@ -84,6 +86,8 @@ class Bap:
 
     needs: ClassVar[frozenset[str]] = frozenset({"boxes"})
     writes: ClassVar[tuple[str, ...]] = ("full",)
+    # since runs exist, and what stands for "as before"
+    added: ClassVar[Mapping[str, Any]] = {"sampling": "grid", "nearest_boxes": False}
 
     # pooling, sec. 7.2
     pooling: Literal["bap", "gap"] = "bap"  # gap: A = 0, the ablation of 7.3
@@ -92,6 +96,8 @@ class Bap:
     min_background: float = 0.125  # a crop with less definite background is pooled by GAP; 0: A always (7.7, row 4)
     detach_attention: bool = False
     align_corners: bool = False  # of a box's sampling; True is what was meant (7.7, row 3)
+    sampling: Sampling = "grid"  # roi_align: the paper's (7.7, row 3)
+    nearest_boxes: bool = False  # boxes on whole cells of the features, the paper's (7.7, row 5)
     # boxes
     voc_offset: int = 0  # 1: VOC's 1-based corners as they are, as published
     grow_edges: bool = False  # a box that ends with the crop ends one pixel beyond it, as published (7.7, row 21)
@@ -125,8 +131,9 @@ class Bap:
 
     @property
     def augmentation(self) -> Augmentation:
-        """Scale, padding, crop, mirror, jitter, mean: the order of sec. 7.2."""
-        return _augmentation(Rescale(*self.train_scales, mode="bilinear"), self.crop, self.jitter)
+        """Scale, padding, crop, mirror, jitter, mean: the order of sec. 7.2; `voc_offset` comes before all of it."""
+        steps = _augmentation(Rescale(*self.train_scales, mode="bilinear"), self.crop, self.jitter).steps
+        return Augmentation((ShiftBoxes(self.voc_offset), *steps) if self.voc_offset else steps)
 
     @property
     def optimisation(self) -> Optimisation:
@@ -139,10 +146,13 @@ class Bap:
             raise WeaksegError("known_classes is of a network that has not seen these classes: set agnostic = true")
         features = build_backbone(backbone, freeze_bn=self.freeze_bn, freeze_affine=self.freeze_affine)
         configure(features, dilation=1, pool5=True, drop_last=True)
-        return BapNet(features, num_classes if self.known_classes is None else self.known_classes)
+        classes = num_classes if self.known_classes is None else self.known_classes
+        return BapNet(features, classes, foreign=self.known_classes is not None)
 
     def objective(self, model: BapNet, batch: Batch, step: Step) -> dict[str, Tensor]:
         """Softmax cross-entropy of all box vectors, as their class, and all background queries, as background."""
+        if self.known_classes is not None:
+            raise WeaksegError("known_classes is of a network that is fitted already: name its folder as `fitted`")
         if batch.boxes is None or batch.box_labels is None:
             raise WeaksegError("bana.bap learns from boxes, and no photograph of this batch has an annotation")
         features = model(batch.images)
@@ -155,8 +165,7 @@ class Bap:
         return {"cls": cross_entropy(logits, target, reduction="sum") / max(1, len(target))}
 
     def vectors(self, features: Tensor, boxes: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
-        """Background queries q and pooled boxes r of one crop, see `ops.bap.bap_vectors`."""
-        boxes = shifted(boxes, self.voc_offset)
+        """Background queries q and pooled boxes r of one crop, see `ops.bap.bap_vectors`; its boxes are shifted."""
         if self.grow_edges:
             boxes = grown_edges(boxes, (valid.shape[0], valid.shape[1]))
         return bap_vectors(
@@ -167,6 +176,8 @@ class Bap:
             windows=self.roi_size,
             min_background=self.min_background if self.pooling == "bap" else 1.0,
             align_corners=self.align_corners,
+            sampling=self.sampling,
+            nearest=self.nearest_boxes,
             detach=self.detach_attention,
         )
 
@@ -200,7 +211,7 @@ class Bap:
 
     def classify_boxes(self, model: BapNet, sample: Sample) -> Tensor:
         """float (K, C + 1): logits of each box of a photograph, the mean over its windows."""
-        boxes, _ = boxes_of(sample)
+        boxes = shifted(boxes_of(sample)[0], self.voc_offset)
         features, valid = model.describe(sample), torch.ones(sample.size, dtype=torch.bool, device=model.device)
         _, pooled = self.vectors(features, boxes.to(model.device), valid)
         return model.classify(pooled).reshape(len(boxes), self.roi_size**2, len(model.weight)).mean(dim=1)
@@ -218,12 +229,15 @@ class Labels:
 
     needs: ClassVar[frozenset[str]] = frozenset({"boxes"})
     writes: ClassVar[tuple[str, ...]] = (CRF, RETRIEVED, RELIABLE)
+    reads: ClassVar[MapsOf] = "boxes"
+    added: ClassVar[Mapping[str, Any]] = {"guard": True}  # since runs exist, and what stands for "as before"
 
     crf: str = "bana_stage2"  # sec. 1.4
     scale_factor: float = 1.0  # every sxy is divided by it, for photographs much smaller than VOC's
     crf_image: CrfImage = "rgb"
     unary_softmax: bool = True  # False: u_0 and u_c as they are (7.7, row 7)
     restrict: bool = True  # Y_ret within boxes; False: the plain cosine of Eq. (9) (7.7, row 10)
+    guard: bool = True  # boxes that cover the photograph are filled; False: all background, as published (7.7, row 16)
     voc_offset: int = 0  # as in `Bap`
     truncate: bool = False
 
@@ -248,15 +262,22 @@ class Labels:
         maps = in_box_order(sample.scores[SCORES], len(boxes)).to(boxes.device)
         image, crf = crf_image(sample.image, self.crf_image), recipe(self.crf)
         return crf_labels(
-            image, maps, boxes, labels, ids, crf, softmax=self.unary_softmax, scale_factor=self.scale_factor
+            image,
+            maps,
+            boxes,
+            labels,
+            ids,
+            crf,
+            softmax=self.unary_softmax,
+            scale_factor=self.scale_factor,
+            guard=self.guard,
         )
 
     def retrieve(
         self, model: BapNet, features: Tensor, crf: LabelMap, boxes: Tensor, labels: Tensor, ids: Tensor
     ) -> LabelMap:
         """Y_ret, Eqs. (8)-(9): the class whose prototype in Y_crf a pixel's feature resembles most."""
-        known = torch.cat([model.weight, model.weight.new_zeros((256 - len(model.weight), model.weight.shape[1]))])
-        queries = prototypes(features, crf, ids, known[ids.long()])  # a class that the network has not seen has zeros
+        queries = prototypes(features, crf, ids, model.class_weights(ids))
         size = (crf.shape[0], crf.shape[1])
         return retrieved_labels(features, queries, ids, boxes, labels, size, restrict=self.restrict)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from weakseg.ops.crf import CrfImage, CrfParams, crf_from_labels, crf_from_scores, crf_image, crf_with_alpha, recipe
-from weakseg.types import BACKGROUND, IGNORE, LABELS, SCORES, SEEDS, Outputs, Sample, ScoreMap, WeaksegError
+from weakseg.types import BACKGROUND, IGNORE, LABELS, SCORES, SEEDS, MapsOf, Outputs, Sample, ScoreMap, WeaksegError
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,11 @@ class CrfScores(_Crf):
     alpha: float | None = 4.0
 
     writes: ClassVar[tuple[str, ...]] = (SCORES, LABELS)
+
+    @property
+    def reads(self) -> MapsOf:
+        """Maps that hold their background if no alpha makes it."""
+        return "background" if self.alpha is None else "tags"
 
     def refine(self, model: nn.Module | None, sample: Sample) -> Outputs:
         """``scores``: ScoreMap with ids [0, present...]; ``labels``: its argmax, uint8 (H, W)."""

@@ -17,7 +17,7 @@ from weakseg.ops.box_labels import labels_in_boxes
 from weakseg.ops.boxes import box_masks, boxes_of, class_masks, definite_background, filling_prior, pixel_boxes
 from weakseg.ops.crf import crf_from_labels, dense_crf, recipe, unary_from_probabilities
 from weakseg.ops.labels import box_fill, foreground, merge, threshold, winners
-from weakseg.types import BACKGROUND, IGNORE, LABELS, SCORES, LabelMap, Sample, ScoreMap, WeaksegError
+from weakseg.types import BACKGROUND, IGNORE, LABELS, SCORES, LabelMap, MapsOf, Sample, ScoreMap, WeaksegError
 
 T = TypeVar("T")
 
@@ -81,6 +81,11 @@ class Threshold:
     writes: ClassVar[tuple[str, ...]] = (LABELS,)
 
     background: float | None = 0.2  # sec. 2.1 and 6.5; IRN's maps 0.15, AMN's 0.25 (sec. 1.5). None: map 0 (AMN, PSA)
+
+    @property
+    def reads(self) -> MapsOf:
+        """Maps that hold their background if no constant takes its place."""
+        return "background" if self.background is None else "tags"
 
     def refine(self, model: nn.Module | None, sample: Sample) -> dict[str, LabelMap]:
         """``labels`` from the score maps ``scores``."""
@@ -174,8 +179,8 @@ class BoxCrf:
         energies = unary_from_probabilities(prior)
         probabilities = dense_crf(image, energies, recipe(self.crf), scale_factor=self.scale_factor).cpu()
         possible = class_masks(boxes, labels, ids, sample.size)
-        outside = definite_background(boxes, sample.size)
-        return {LABELS: labels_in_boxes(probabilities, possible, ids.to(torch.uint8), outside)}
+        told = bool(definite_background(boxes, sample.size).any())
+        return {LABELS: labels_in_boxes(probabilities, possible, ids.to(torch.uint8), told=told)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,12 +204,17 @@ class Merge:
     needs: ClassVar[frozenset[str]] = frozenset()
     writes: ClassVar[tuple[str, ...]] = (LABELS,)
     optional: ClassVar[frozenset[str]] = frozenset({"over"})
+    added: ClassVar[Mapping[str, Any]] = {"opaque": False}  # since runs exist, and what stands for "as before"
+
+    opaque: bool = False  # 255 of ``over`` stays 255, as in a true mask; False: ``base`` shows through
 
     def refine(self, model: nn.Module | None, sample: Sample) -> dict[str, LabelMap]:
         """``labels`` from the seeds ``base`` and, where they exist, ``over``."""
         base = _input(sample, sample.seeds, "base", "seeds").as_subclass(Tensor)
         over = sample.seeds.get("over")
-        return {LABELS: base.clone() if over is None else merge(base, over.as_subclass(Tensor))}
+        if over is None:
+            return {LABELS: base.clone()}
+        return {LABELS: (over.clone() if self.opaque else merge(base, over)).as_subclass(Tensor)}
 
 
 def grab_cut(image: Tensor, box: Tensor, iterations: int = 5, min_filling: float = 0.0) -> Tensor:

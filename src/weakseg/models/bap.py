@@ -17,14 +17,15 @@ class BapNet(nn.Module):
     Args:
         backbone: the feature extractor.
         num_classes: C, foreground classes.
+        foreign: whether they are other classes than the data set's.
 
     Attributes:
         normalise: uint8 RGB image -> the network's input.
     """
 
-    def __init__(self, backbone: FeatureNet, num_classes: int) -> None:
+    def __init__(self, backbone: FeatureNet, num_classes: int, foreign: bool = False) -> None:
         super().__init__()
-        self.backbone = backbone
+        self.backbone, self.foreign = backbone, foreign
         self.normalise = backbone.normalise
         self.weight = nn.Parameter(torch.empty(num_classes + 1, backbone.channels[-1]))  # w, background first
         nn.init.normal_(self.weight, std=0.01)
@@ -43,6 +44,12 @@ class BapNet(nn.Module):
     def classify(self, vectors: Tensor) -> Tensor:
         """Logits (n, C + 1) of vectors (n, D)."""
         return linear(vectors, self.weight)
+
+    def class_weights(self, ids: Tensor) -> Tensor:
+        """w_c (N, D) of ids (N,) of the data set, 0 is background; zeros for a class that the network has not seen."""
+        seen = self.weight[:1] if self.foreign else self.weight
+        known = (ids < len(seen)).to(seen.device)
+        return torch.where(known[:, None], seen[ids.long().clamp(max=len(seen) - 1).to(seen.device)], 0.0)
 
     def new_parameters(self) -> list[nn.Parameter]:
         """Parameters that no pre-training has touched: they learn at a higher rate."""

@@ -6,15 +6,20 @@ All functions take one photograph and keep its gradient.
 """
 
 import math
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, grid_sample, interpolate, normalize, pad
+from torchvision.ops import roi_align
 
 from weakseg.ops.boxes import definite_background
 
 EPS = 1e-12
 """Added to sums of weights."""
+
+Sampling: TypeAlias = Literal["grid", "roi_align"]
+"""How the features of a box are read: as the published code does, `resample_box`, or as the paper, `align_box`."""
 
 
 def grid_cells(size: tuple[int, int], n: int) -> Tensor:
@@ -132,6 +137,51 @@ def resample_box(features: Tensor, box: Tensor, size: tuple[int, int], align_cor
     return grid_sample(features[None], grid, mode="bilinear", padding_mode="zeros", align_corners=align_corners)[0]
 
 
+def align_box(features: Tensor, box: Tensor, size: tuple[int, int]) -> Tensor:
+    """The features of a box by RoIAlign, as the paper has them, in as many bins as cells it touches.
+
+    He et al., "Mask R-CNN", ICCV 2017; how many bins BANA takes is not told. A bin is read once, at its middle.
+
+    Args:
+        features: float (D, h, w), of an image of `size`.
+        box: float (4,), XYXY pixels of the image; may be fractional.
+        size: (H, W) of the image.
+
+    Returns:
+        float (D, a, b), a and b cells, 1 or more.
+
+    >>> f = torch.arange(5.0).expand(1, 5, 5)
+    >>> align_box(f, torch.tensor([8.0, 0.0, 24.0, 8.0]), (40, 40))
+    tensor([[[1., 2.]]])
+    """
+    height, width = features.shape[1:]
+    edges = box.to(features) * features.new_tensor([width / size[1], height / size[0]] * 2)  # in cells
+    left, top, right, bottom = edges.tolist()
+    bins = max(1, math.ceil(bottom) - math.floor(top)), max(1, math.ceil(right) - math.floor(left))
+    return roi_align(features[None], [edges[None]], bins, sampling_ratio=1, aligned=True)[0]
+
+
+def nearest_box(box: Tensor, cells: tuple[int, int], size: tuple[int, int]) -> Tensor:
+    """The box on whole cells: those to which nearest-neighbour resizing of its mask gives it, as the paper has it.
+
+    A box that comes to none of them takes the cell at its middle.
+
+    Args:
+        box: float (4,), XYXY pixels of the image, half-open.
+        cells: (h, w) of the features.
+        size: (H, W) of the image.
+
+    Returns:
+        float (4,), XYXY pixels of the image, on the edges of cells.
+
+    >>> nearest_box(torch.tensor([7.0, 9.0, 17.0, 15.0]), (5, 5), (40, 40)).tolist()  # columns 8 and 16, no row
+    [8.0, 8.0, 24.0, 16.0]
+    """
+    left, top, right, bottom = box.tolist()
+    (x0, x1), (y0, y1) = _nearest(left, right, cells[1], size[1]), _nearest(top, bottom, cells[0], size[0])
+    return box.new_tensor([x0, y0, x1, y1])
+
+
 def weighted_pool(features: Tensor, weight: Tensor, windows: int = 2) -> Tensor:
     """Eq. (4), r: weighted mean of the features in each of `windows` x `windows` parts.
 
@@ -169,6 +219,8 @@ def pool_box(
     *,
     windows: int = 2,
     align_corners: bool = False,
+    sampling: Sampling = "grid",
+    nearest: bool = False,
     detach: bool = False,
 ) -> Tensor:
     """Background-aware pooling of one box: resample, attend, pool with 1 - A (methods.md 7.2).
@@ -179,12 +231,17 @@ def pool_box(
         box: float (4,), XYXY pixels of the image.
         size: (H, W) of the image.
         windows, align_corners: see `weighted_pool` and `resample_box`.
+        sampling: ``roi_align`` is the paper's (methods.md 7.7, row 3); `align_corners` is of the other alone.
+        nearest: whether the box comes to lie on whole cells first, the paper's (row 5).
         detach: whether A is treated as a constant (the published code does not).
 
     Returns:
         float (windows^2, D).
     """
-    inside = resample_box(features, box, size, align_corners)
+    if nearest:
+        box = nearest_box(box, (features.shape[1], features.shape[2]), size)
+    by_grid = sampling == "grid"
+    inside = resample_box(features, box, size, align_corners) if by_grid else align_box(features, box, size)
     if queries is None:
         return weighted_pool(inside, inside.new_ones(inside.shape[1:]), windows)
     a = attention(inside, queries)
@@ -200,6 +257,8 @@ def bap_vectors(
     windows: int = 2,
     min_background: float = 0.125,
     align_corners: bool = False,
+    sampling: Sampling = "grid",
+    nearest: bool = False,
     detach: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """What one crop gives the classifier: its background queries, and its pooled boxes.
@@ -211,7 +270,7 @@ def bap_vectors(
         n: cells a side of the grid, N.
         min_background: where no more than this share of the crop is definite background, boxes are pooled by global
             averaging (methods.md 7.7, row 4); 1 always does so.
-        windows, align_corners, detach: see `pool_box`.
+        windows, align_corners, sampling, nearest, detach: see `pool_box`.
 
     Returns:
         q float (J, D), Eq. (1); r float (K windows^2, D), Eqs. (2)-(4), the windows of a box together.
@@ -222,7 +281,17 @@ def bap_vectors(
     queries = background_queries(features, mask, n)
     aware = queries if float(outside.mean()) > min_background else None
     pooled = [
-        pool_box(features, aware, box, size, windows=windows, align_corners=align_corners, detach=detach)
+        pool_box(
+            features,
+            aware,
+            box,
+            size,
+            windows=windows,
+            align_corners=align_corners,
+            sampling=sampling,
+            nearest=nearest,
+            detach=detach,
+        )
         for box in boxes
     ]
     return queries, torch.cat([features.new_zeros((0, len(features))), *pooled])
@@ -239,3 +308,15 @@ def _points(low: float, high: float, cells: int, pixels: int) -> Tensor:
     last = max(pixels - 1, 1)
     count = math.ceil(high * (cells - 1) / last) - math.floor(low * (cells - 1) / last)
     return torch.linspace(2 * low / last - 1, 2 * high / last - 1, max(1, count))
+
+
+def _nearest(low: float, high: float, cells: int, pixels: int) -> tuple[float, float]:
+    """Edges, in pixels, of the cells whose pixel under nearest-neighbour resizing lies in the box."""
+    pixel = [k * pixels // cells for k in range(cells)]
+    own = [k for k in range(cells) if low <= pixel[k] < high]
+    first, last = (own[0], own[-1]) if own else (_middle(low, high, cells, pixels),) * 2
+    return first * pixels / cells, (last + 1) * pixels / cells
+
+
+def _middle(low: float, high: float, cells: int, pixels: int) -> int:
+    return min(max(math.floor((low + high) / 2 * cells / pixels), 0), cells - 1)

@@ -24,6 +24,7 @@ def crf_labels(
     *,
     softmax: bool = True,
     scale_factor: float = 1.0,
+    guard: bool = True,
 ) -> LabelMap:
     """Y_crf: a CRF over u_0 and u_c, then the most probable class among those whose boxes are there (7.4, steps 3-5).
 
@@ -36,16 +37,20 @@ def crf_labels(
         params: of the CRF; the published one is `ops.crf.recipe("bana_stage2")`.
         softmax: see `box_unary`.
         scale_factor: see `ops.crf.dense_crf`.
+        guard: whether boxes that leave no definite background are filled, see `labels_in_boxes`. The published query
+            is 0 / 0 there and everything that comes of it nan, of which an argmax makes background (7.7, row 16).
 
     Returns:
         uint8 (H, W).
     """
     size = (maps.shape[1], maps.shape[2])
-    background = definite_background(boxes, size)
+    told = bool(maps[0].any())  # of background: without a query u_0 is 0 throughout
+    if not (told or guard):
+        return torch.full(size, BACKGROUND, dtype=torch.uint8, device=maps.device)
     of_classes = paste_by_class(maps[1:], boxes, labels, ids[1:])
-    unary = box_unary(torch.cat([maps[:1], of_classes]), background, softmax=softmax)
+    unary = box_unary(torch.cat([maps[:1], of_classes]), definite_background(boxes, size), softmax=softmax)
     probabilities = dense_crf(image, unary_from_probabilities(unary), params, scale_factor=scale_factor)
-    return labels_in_boxes(probabilities, class_masks(boxes, labels, ids, size), ids, background)
+    return labels_in_boxes(probabilities, class_masks(boxes, labels, ids, size), ids, told=told)
 
 
 def box_unary(maps: Tensor, background: Tensor, *, softmax: bool = True) -> Tensor:
@@ -71,28 +76,28 @@ def box_unary(maps: Tensor, background: Tensor, *, softmax: bool = True) -> Tens
     return torch.where(background, certain, maps.softmax(dim=0) if softmax else maps)
 
 
-def labels_in_boxes(probabilities: Tensor, possible: Tensor, ids: Tensor, background: Tensor) -> LabelMap:
+def labels_in_boxes(probabilities: Tensor, possible: Tensor, ids: Tensor, *, told: bool = True) -> LabelMap:
     """Y_crf: the most probable of the classes that can be at a pixel (methods.md 7.4, step 5).
 
-    A tie goes to the class that comes first. In a photograph without definite background nothing was told of the
-    background; then the classes decide among themselves, and a single box is filled (methods.md 7.7, row 16).
+    A tie goes to the class that comes first.
 
     Args:
         probabilities: float (N, H, W), background first.
         possible: bool (N, H, W), see `ops.boxes.class_masks`.
         ids: uint8 (N,), 0 first.
-        background: bool (H, W), M.
+        told: whether anything was told of background. In a photograph without any that is definite nothing was; then
+            the classes decide among themselves, and a single box is filled (methods.md 7.7, row 16).
 
     Returns:
         uint8 (H, W).
 
     >>> p = torch.tensor([[[0.6, 0.6]], [[0.4, 0.4]]])
     >>> ids, everywhere = torch.tensor([0, 9], dtype=torch.uint8), torch.ones(2, 1, 2, dtype=torch.bool)
-    >>> labels_in_boxes(p, everywhere, ids, torch.tensor([[False, False]]))
-    tensor([[9, 9]], dtype=torch.uint8)
+    >>> labels_in_boxes(p, everywhere, ids), labels_in_boxes(p, everywhere, ids, told=False)
+    (tensor([[0, 0]], dtype=torch.uint8), tensor([[9, 9]], dtype=torch.uint8))
     """
     scores = torch.where(possible, probabilities, -1.0)
-    if not bool(background.any()):
+    if not told:
         scores = torch.cat([torch.full_like(scores[:1], -0.5), scores[1:]])
     return ids.to(scores.device)[scores.argmax(dim=0)]
 

@@ -22,9 +22,10 @@ from weakseg.data.collate import collate, sample_generator
 from weakseg.data.dataset import Dataset
 from weakseg.data.transforms import build
 from weakseg.infer import resolve_device
+from weakseg.ops.boxes import box_masks, boxes_of
 from weakseg.pipeline.plan import Planned, done_fingerprint
 from weakseg.pipeline.run import Options, photographs_at_once
-from weakseg.types import Batch, Sample, ScoreMap, Step
+from weakseg.types import BACKGROUND, Batch, MapsOf, Sample, ScoreMap, Step
 
 ROUNDS = 2
 """How often a mapping is timed on as many photographs as it works on at a time."""
@@ -136,7 +137,7 @@ def _fitting(planned: Planned, model: Any, dataset: Dataset, device: torch.devic
 
 
 def _stand_in(planned: Planned, sample: Sample) -> Sample:
-    """The sample with invented inputs in the place of earlier steps' outputs: an oval of every tag."""
+    """The sample with invented inputs in the place of earlier steps' outputs: an oval of every tag, or in every box."""
     height, width = sample.size
     y = torch.linspace(-1, 1, height)[:, None]
     x = torch.linspace(-1, 1, width)[None]
@@ -144,10 +145,24 @@ def _stand_in(planned: Planned, sample: Sample) -> Sample:
     labels = torch.zeros(height, width, dtype=torch.uint8)
     for k, id in enumerate(sample.present.tolist()):
         labels[(oval > 0.6) & (x * k >= 0).expand_as(oval)] = id
-    maps = ScoreMap(sample.present, oval.expand(len(sample.present), height, width).contiguous(), sample.size)
+    maps = _maps_of(getattr(planned.step.method, "reads", "tags"), sample, oval)
     return replace(
         sample,
         saliency=sample.saliency if planned.step.saliency is None else tv_tensors.Mask(oval[None]),
         seeds={name: tv_tensors.Mask(labels) for name in planned.step.seeds},
         scores=dict.fromkeys(planned.step.scores, maps),
     )
+
+
+def _maps_of(kind: MapsOf, sample: Sample, oval: Tensor) -> ScoreMap:
+    """The oval as the map of every tag, beside what it leaves to background, or of every box."""
+    ids, maps = sample.present, oval.expand(len(sample.present), *sample.size).contiguous()
+    box: Tensor | None = None
+    if kind == "tags":
+        return ScoreMap(ids, maps, sample.size)
+    if kind == "boxes":
+        boxes, labels = boxes_of(sample)
+        ids, maps = labels.to(torch.uint8), torch.where(box_masks(boxes, sample.size), oval, 0.0)
+        box = torch.arange(-1, len(boxes), dtype=torch.int32)
+    with_background = torch.cat([ids.new_tensor([BACKGROUND]), ids])
+    return ScoreMap(with_background, torch.cat([1 - oval[None], maps]), sample.size, box)

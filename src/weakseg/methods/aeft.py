@@ -13,8 +13,8 @@ there, and what the embeddings of "AEFT without GPP" (52.5) are taken of. Compar
 the paper".
 
 The published run keeps the epoch whose maps score best on the *truth* of the training list, from epoch 17 on, at the
-best threshold in 0.10..0.29. Here the last epoch counts; `keep_epochs` keeps the weights of each, and a run of
-``aeft-maps-voc`` with ``aeft.fitted = FOLDER/epoch-30.safetensors`` judges that one.
+best threshold in 0.10..0.29. Here the last epoch counts; `keep_epochs` keeps the weights of each, a step of
+`evaluate.checkpoints` compares them, and ``aeft.fitted = FOLDER/epoch-30.safetensors`` goes on with one.
 """
 
 import math

@@ -17,7 +17,7 @@ from weakseg._devices import threads_beside
 from weakseg._optimisation import build_optimiser, make_plan, parameter_groups, rate
 from weakseg.data.store import read_tensors
 from weakseg.train import _configuration, fit, resolve_device
-from weakseg.types import Augmentation, Normalise, Optimisation, WeaksegError
+from weakseg.types import Augmentation, Normalise, Optimisation, WeaksegError, deciding_constants
 
 SCRIPT = Path(__file__).with_name("toy_learner.py")
 PLAIN = Augmentation((Normalise(),))
@@ -311,6 +311,17 @@ def test_phases_and_kept_epochs(tmp_path):
     first = train(tmp_path / "one", Optimisation(epochs=1, batch_size=5, horizon=12))
     assert first.steps == 2
     assert_close(weights(tmp_path, "epoch-1.safetensors"), weights(tmp_path / "one"), 0)
+
+
+def test_weights_are_kept_after_every_so_many_steps(tmp_path):
+    """AEFT chooses its AffinityNet among those of every 200 steps (methods.md 9.5)."""
+    train(tmp_path, Optimisation(epochs=4, batch_size=5, keep_steps=3))  # eight steps of two an epoch
+    assert sorted(p.name for p in tmp_path.glob("*-*.safetensors")) == ["step-3.safetensors", "step-6.safetensors"]
+    train(tmp_path / "short", Optimisation(batch_size=5, iterations=6, horizon=8))
+    assert_close(weights(tmp_path, "step-6.safetensors"), weights(tmp_path / "short"), 0)
+    plain, asked = Optimisation(), Optimisation(keep_steps=200)
+    assert "keep_steps" not in deciding_constants(plain)  # older runs stay done
+    assert deciding_constants(asked)["keep_steps"] == 200
 
 
 def test_bf16_reaches_the_network_and_the_losses_stay_float32(tmp_path):

@@ -190,8 +190,8 @@ class _Loop:
                 journal.record(losses, epoch, self.optimisation.lr * factor, self.plan.sizes[epoch])
                 advance(1, note=f"loss {sum(losses.values()):.3f}")
                 ends = self.plan.ends_epoch(index)
-                if self.main and ends and self.optimisation.keep_epochs:
-                    write_tensors(self.out / f"epoch-{epoch + 1}.safetensors", self.model.state_dict())
+                if self.main:
+                    self._keep(index, epoch, ends)
                 if self.main and (ends or time.monotonic() - saved >= checkpoint_seconds):
                     self._save()
                     saved = time.monotonic()
@@ -273,6 +273,16 @@ class _Loop:
                 f"fp16 gradients overflowed in {self.skipped} steps in a row up to step {step.index}; "
                 "use precision bf16 or no, or a lower learning rate"
             )
+
+    def _keep(self, index: int, epoch: int, ends: bool) -> None:
+        """The weights after step `index` under the names by which `keep_epochs` and `keep_steps` want them."""
+        asked, names = self.optimisation, []
+        if ends and asked.keep_epochs:
+            names.append(f"epoch-{epoch + 1}")
+        if asked.keep_steps and (index + 1) % asked.keep_steps == 0:
+            names.append(f"step-{index + 1}")
+        for name in names:
+            write_tensors(self.out / f"{name}.safetensors", self.model.state_dict())
 
     def _save(self) -> None:
         scaler = self.accelerator.scaler

@@ -371,6 +371,7 @@ class Optimisation:
         phases: ((epochs, batch_size), ...) instead of one phase (AEFT).
         accumulate: micro-batches a step; the batch is split into so many.
         keep_epochs: keep the weights of every epoch as ``epoch-N.safetensors``, which a step's `fitted` can name.
+        keep_steps: keep the weights after every so many steps as ``step-N.safetensors``, likewise; 0: none.
     """
 
     epochs: int = 5
@@ -391,9 +392,10 @@ class Optimisation:
     phases: tuple[tuple[int, int], ...] = ()
     accumulate: int = 1
     keep_epochs: bool = False
+    keep_steps: int = 0
     warmup: int = 0
 
-    added: ClassVar[Mapping[str, Any]] = {"warmup": 0}  # since runs exist, see `deciding_constants`
+    added: ClassVar[Mapping[str, Any]] = {"warmup": 0, "keep_steps": 0}  # since runs exist, see `deciding_constants`
 
 
 # --- the roles: Protocols, no base class ---

@@ -1,6 +1,7 @@
 """AEFT: equations by hand, gradients by finite differences, the two phases, and maps against a written-out reference."""
 
 import json
+import math
 from dataclasses import asdict, replace
 from functools import partial
 
@@ -36,6 +37,7 @@ from weakseg.types import (
     ResizeLong,
     Step,
     WeaksegError,
+    deciding_constants,
 )
 
 BACKBONE = Backbone("resnet10t", weights=None, create={"channels": [16, 16, 16, 32]})
@@ -144,6 +146,28 @@ def test_region_embedding_by_hand():
     assert region_embedding(g, n, one, 0.0).item() == 0  # no pixel
     f = row(0.0, 1.0, 2.0, 4.0)
     assert region_embedding(f, activation(f, one), one, 1.0).item() == pytest.approx(7 / 16, abs=1e-5)  # all pixels
+
+
+def test_the_papers_embeddings_are_plain_means():
+    """9.8, rows 1 and 2: neither rectified nor scaled, and the negative's over all pixels."""
+    anchor, positive, one = row(-8.0, 4.0), row(1.0, -3.0), torch.ones(1, 1)
+    assert attraction_loss(anchor, positive, one, rectify=False).item() == pytest.approx(abs(-1 - -2))
+    g, n = row(-4.0, 2.0, 1.0, 4.0), row(0.0, 0.2, 0.1, 1.0)
+    assert region_embedding(g, n, one, 0.2, normalise=False).item() == pytest.approx(-1.5)
+    assert region_embedding(g, n, one, math.inf, normalise=False).item() == pytest.approx(0.75)
+    method, model, data = replace(TINY, plain_embedding=True, margin=100.0), network().eval(), batch()
+    output = model(data.images)
+    present = data.tags.argmax(1)
+    g = torch.stack([output.pyramid[i, k] for i, k in enumerate(present)])
+    torch.testing.assert_close(method.attract(output, output, data.tags)["attract"], torch.tensor(0.0))
+    n = torch.stack([activation(output.maps, data.tags)[i, k] for i, k in enumerate(present)])
+    torch.manual_seed(5)
+    got = method.repel(output, data.tags)
+    torch.manual_seed(5)
+    pairs = zip(*draw_negatives(data.tags), strict=True)
+    d = torch.stack([g[i][n[i] < 0.2].mean() ** 2 + g[j].mean() ** 2 for i, j in pairs])
+    torch.testing.assert_close(got, (100 - d).mean())
+    assert "plain_embedding" not in deciding_constants(METHODS["voc"])  # older runs stay done
 
 
 def test_repulsion_by_hand():

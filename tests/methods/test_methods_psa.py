@@ -28,6 +28,7 @@ from weakseg.types import (
     ScoreMap,
     Step,
     WeaksegError,
+    deciding_constants,
 )
 
 BACKBONE = Backbone("resnet10t", weights=None)
@@ -81,6 +82,12 @@ def test_the_published_constants():
         "aeft": (8, 2**6, 19, True, 0.01),
         "mobile": (24, 2**8, 16, True, 0.0001),
     }
+
+
+def test_weights_can_be_kept_on_the_way():
+    """methods.md 9.5: AEFT chooses among the AffinityNets of every 200 steps; older runs stay done."""
+    assert replace(METHODS["aeft"], keep_steps=200).optimisation.keep_steps == 200
+    assert "keep_steps" not in {**deciding_constants(PUBLISHED), **deciding_constants(PUBLISHED.optimisation)}
 
 
 def test_roles_and_round_trip():

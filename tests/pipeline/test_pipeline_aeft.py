@@ -16,6 +16,7 @@ steps:
   set: {crop: 64, long_side: [64, 72], epochs: 2, batch_size: 4, triplet_epochs: 0, keep_epochs: true, lr: 0.5,
         width: 16, bins: [2, 4], freeze_bn: false, freeze_affine: false, freeze_stem: false, scales: [1.0]}
 - {name: maps, method: evaluate.scores, scores: aeft/full, list: train, set: {fixed: 0.2}}
+- {name: epochs, method: evaluate.checkpoints, model: aeft, list: train, set: {thresholds: [0.2]}}
 """
 RECIPE = """
 backbone: {name: resnet10t, weights: null, output_stride: 16, create: {channels: [16, 32, 64, 128]}}
@@ -32,11 +33,12 @@ steps:
   method: psa.aeft
   scores: {scores: aeft/full, low: crf-low/scores, high: crf-high/scores}
   set: {crop: 96, epochs: 1, batch_size: 4, widths: [8, 8, 8], freeze_bn: false, freeze_affine: false,
-        freeze_stem: false}
+        freeze_stem: false, keep_steps: 1}
 - {name: psa-crf, method: crf.scores, scores: psa/scores, set: {recipe: psa_post_rw, alpha: null}}
 - {name: maps, method: evaluate.scores, scores: aeft/full, list: train, set: {fixed: 0.2}}
 - {name: coverage, method: evaluate.coverage, scores: aeft/full, list: train, title: Activation}
 - {name: masks, method: evaluate.masks, seeds: psa-crf, list: train}
+- {name: checkpoints, method: evaluate.checkpoints, model: psa, scores: aeft/full, list: train, set: {first: 2}}
 """
 
 
@@ -93,6 +95,13 @@ def test_the_weights_of_an_epoch_can_be_judged_like_the_last(tmp_path):
 
     fit, last = maps("trained")
     assert {"epoch-1.safetensors", "epoch-2.safetensors", "model.safetensors"} <= {f.name for f in fit.iterdir()}
+    judged = {name: read_json(tmp_path / "trained" / "seed-0" / "steps" / name / "result.json")
+              for name in ("2-maps", "3-epochs")}  # fmt: skip
+    found = judged["3-epochs"]["result"]
+    assert [row["name"] for row in found["checkpoints"]] == ["epoch-1", "epoch-2", "final"]
+    assert found["final"]["miou"] == pytest.approx(judged["2-maps"]["result"]["fixed"]["miou"], abs=1e-3)
+    assert found["checkpoints"][1]["miou"] == found["final"]["miou"]
+    assert found["best"]["miou"] == max(row["miou"] for row in found["checkpoints"])
     linked, first = maps("first", set={"aeft.fitted": str(fit / "epoch-1.safetensors")})
     assert (linked / "model.safetensors").read_bytes() == (fit / "epoch-1.safetensors").read_bytes()
     assert first != last
@@ -122,5 +131,9 @@ def test_a_sweep_over_thresholds_on_scenes(tmp_path):
     assert (summary["epochs"], summary["steps"]) == (2, 9 // 4 + 9 // 8)
     assert set(summary["losses_last"]) == {"cls", "attract", "repel"}
     assert len(list((tmp_path / "grid" / names[1] / "seed-0" / "labels").glob("*.png"))) == 9
+    judged = read_json(fitted.parents[1] / "9-checkpoints" / "result.json")["result"]
+    assert [row["name"] for row in judged["checkpoints"]] == ["step-2", "final"]  # of AffinityNet, by its own masks
+    assert judged["best"] == {**judged["final"], "name": "step-2"}
+    assert judged["final"]["threshold"] is None
     told = {f["step"] for f in read_json(tmp_path / "grid" / names[0] / "seed-0" / "manifest.json")["findings"]}
     assert told & {"psa", "psa-crf", "crf-low", "crf-high"} == {"psa-crf"}  # of the others only scores are read

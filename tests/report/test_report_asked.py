@@ -1,8 +1,8 @@
-"""Map selection and probes on the page: means over seeds, words for what the network was fed."""
+"""Map selection, probes and kept networks on the page: means over seeds, words for what a network was fed."""
 
 import json
 
-from weakseg.report.asked import probe_cards, selection_cards
+from weakseg.report.asked import checkpoint_cards, probe_cards, selection_cards
 from weakseg.report.html import render
 
 EVIL = "<script>alert(1)</script>"
@@ -24,6 +24,13 @@ def probes(seed, miou):
     return {"seed": seed, "step": "probes", "kind": "probes", "title": "Probes", "split": "train", "result": result}
 
 
+def checkpoints(seed, miou, best):
+    rows = [{"name": "epoch-1", "miou": miou, "threshold": 0.2}, {"name": "final", "miou": 0.4, "threshold": None}]
+    result = {"checkpoints": rows, "best": {"name": best}, "final": rows[-1]}
+    return {"seed": seed, "step": "epochs", "kind": "checkpoints", "title": "Epochs", "split": "train",
+            "result": result}  # fmt: skip
+
+
 def test_selection_is_the_mean_over_seeds():
     (card,) = selection_cards([[selection(0, 0.0), selection(1, 0.1)]])
     assert card["shares"]["columns"] == ["tau 0.2", "tau 0.4"]
@@ -43,13 +50,25 @@ def test_probes_are_told_in_words():
     assert (own["plateau"], own["area"]) == (0.25, 0.4)
 
 
-def test_the_page_shows_both_and_escapes_names(tmp_path):
-    data = {"recipe": "eps", "seeds": [0], "classes": CLASSES, "evaluations": [selection(0, 0.0), probes(0, 0.5)]}
+def test_kept_networks_and_how_often_each_was_best():
+    (card,) = checkpoint_cards([[checkpoints(0, 0.5, "epoch-1"), checkpoints(1, 0.6, "final")]])
+    first, final = card["rows"]
+    assert (first["name"], final["name"]) == ("epoch-1", "final")
+    assert round(first["miou"], 6) == 0.55
+    assert (first["best"], final["best"]) == (1, 1)
+    assert (first["thresholds"], final["thresholds"]) == ([0.2, 0.2], [])
+
+
+def test_the_page_shows_all_and_escapes_names(tmp_path):
+    evaluations = [selection(0, 0.0), probes(0, 0.5), checkpoints(0, 0.5, "epoch-1")]
+    data = {"recipe": "eps", "seeds": [0], "classes": CLASSES, "evaluations": evaluations}
     page = render(json.loads(json.dumps(data)), tmp_path)
-    assert page.count('<section id="selection">') == page.count('<section id="probes">') == 1
+    for name in ("selection", "probes", "checkpoints"):
+        assert page.count(f'<section id="{name}">') == 1
     assert EVIL not in page
     assert "0.2000" in page
     assert "every tag" in page
     none = render({"recipe": "cam", "seeds": [0], "classes": CLASSES, "evaluations": []}, tmp_path)
     assert 'id="selection"' not in none
     assert 'id="probes"' not in none
+    assert 'id="checkpoints"' not in none

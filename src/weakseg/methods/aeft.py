@@ -13,10 +13,11 @@ there, and what the embeddings of "AEFT without GPP" (52.5) are taken of. Compar
 the paper".
 
 The published run keeps the epoch whose maps score best on the *truth* of the training list, from epoch 17 on, at the
-best threshold in 0.10..0.29. Here the last epoch counts; `keep_epochs` keeps the weights of each, and a run of
-``aeft-maps-voc`` with ``aeft.fitted = FOLDER/epoch-30.safetensors`` judges that one.
+best threshold in 0.10..0.29. Here the last epoch counts; `keep_epochs` keeps the weights of each, a step of
+`evaluate.checkpoints` compares them, and ``aeft.fitted = FOLDER/epoch-30.safetensors`` goes on with one.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeAlias, get_args
@@ -88,7 +89,7 @@ def erasing_mask(maps: Tensor, tags: Tensor, size: tuple[int, int], t_high: floa
     return highest.where(highest < t_high, 0)
 
 
-def attraction_loss(anchor: Tensor, positive: Tensor, tags: Tensor) -> Tensor:
+def attraction_loss(anchor: Tensor, positive: Tensor, tags: Tensor, *, rectify: bool = True) -> Tensor:
     """L_att = mean |e_P - e_A| over B x C, e = GAP(ReLU G) y: the erased image keeps the anchor's embedding (9.3).
 
     Gradient flows into both. Absent classes count in the mean, with zero.
@@ -96,8 +97,11 @@ def attraction_loss(anchor: Tensor, positive: Tensor, tags: Tensor) -> Tensor:
     Args:
         anchor, positive: float (B, C, h, w), G of an image and of its erased copy, signed.
         tags: (B, C), 0 or 1.
+        rectify: false: e = GAP(G) y, the paper's (9.8, row 1).
     """
-    difference = positive.relu().mean(dim=(2, 3)) - anchor.relu().mean(dim=(2, 3))
+    if rectify:
+        anchor, positive = anchor.relu(), positive.relu()
+    difference = positive.mean(dim=(2, 3)) - anchor.mean(dim=(2, 3))
     return (difference * tags.to(difference.dtype)).abs().mean()
 
 
@@ -106,7 +110,9 @@ def unit_range(pyramid: Tensor, eps: float = 1e-5) -> Tensor:
     return pyramid / (pyramid.abs().amax(dim=(2, 3), keepdim=True) + eps)
 
 
-def region_embedding(pyramid: Tensor, activations: Tensor, tags: Tensor, below: float) -> Tensor:
+def region_embedding(
+    pyramid: Tensor, activations: Tensor, tags: Tensor, below: float, *, normalise: bool = True
+) -> Tensor:
     """e_k = mean of `unit_range` G_k over the pixels with n_k < `below`, times y_k (9.3).
 
     With t_L it is e_AL, what an anchor's classes look like where they are not; with 1, of another image, it is e_N,
@@ -116,14 +122,16 @@ def region_embedding(pyramid: Tensor, activations: Tensor, tags: Tensor, below: 
         pyramid: float (B, C, h, w), G, signed.
         activations: float (B, C, h, w), n(f), see `activation`.
         tags: (B, C), 0 or 1.
-        below: the bound; a class without a pixel below it has the embedding zero.
+        below: the bound; a class without a pixel below it has the embedding zero. Above 1, all pixels count.
+        normalise: false: of G as it is, the paper's (9.8, row 1).
 
     Returns:
-        float (B, C), within -1..1.
+        float (B, C), within -1..1 if normalised.
     """
+    pyramid = unit_range(pyramid) if normalise else pyramid
     region = (activations < below).to(pyramid.dtype)
     count = region.sum(dim=(2, 3)).clamp(min=1)
-    return (unit_range(pyramid) * region).sum(dim=(2, 3)) / count * tags.to(pyramid.dtype)
+    return (pyramid * region).sum(dim=(2, 3)) / count * tags.to(pyramid.dtype)
 
 
 def draw_negatives(
@@ -204,6 +212,7 @@ class Aeft:
 
     needs: ClassVar[frozenset[str]] = frozenset({"tags"})
     writes: ClassVar[tuple[str, ...]] = ("full", "strided")
+    added: ClassVar[Mapping[str, Any]] = {"plain_embedding": False}  # since runs exist, and what stands for "as before"
 
     # pooling, sec. 9.2
     pooling: Pooling = "gpp"  # "gap" and the ablations: see `models.pooling.Pooling`
@@ -219,6 +228,7 @@ class Aeft:
     detach_mask: bool = False  # true: no gradient through the mask, sec. 9.8, row 5
     erasing: Literal["soft", "rigid"] = "soft"  # "rigid": classify the erased image instead of attracting, 53.4
     embedding: Literal["pyramid", "cam"] = "pyramid"  # "cam": of f instead of G, which "degrades" (supplement 1.3)
+    plain_embedding: bool = False  # true: the paper's e = GAP(G), neither rectified nor scaled, sec. 9.8, rows 1 and 2
     # training, sec. 9.4 and 1.2
     crop: int = 320
     long_side: tuple[int, int] = (256, 512)
@@ -288,15 +298,17 @@ class Aeft:
         """``attract``, soft erasing; or ``rigid``: the erased image must be classified like its anchor."""
         if self.erasing == "rigid":
             return {"rigid": self.attract_weight * multilabel_soft_margin(erased.logits, tags)}
-        loss = attraction_loss(self._embedded(anchor), self._embedded(erased), tags)
+        embedded = self._embedded(anchor), self._embedded(erased)
+        loss = attraction_loss(*embedded, tags, rectify=not self.plain_embedding)
         return {"attract": self.attract_weight * loss}
 
     def repel(self, anchor: AeftOutput, tags: Tensor) -> Tensor:
         """L_rep between what an anchor's classes look like where they are not, and the classes of another image."""
         activations, embedded = activation(anchor.maps, tags), self._embedded(anchor)
         anchors, negatives = draw_negatives(tags, self.missing_negatives)
-        low = region_embedding(embedded, activations, tags, self.t_low)
-        whole = region_embedding(embedded, activations, tags, 1.0)
+        plain = self.plain_embedding
+        low = region_embedding(embedded, activations, tags, self.t_low, normalise=not plain)
+        whole = region_embedding(embedded, activations, tags, math.inf if plain else 1.0, normalise=not plain)
         return repulsion_loss(low[anchors], whole[negatives], self.margin, self.min_hard)
 
     def score(self, model: AeftNet, sample: Sample) -> Mapping[str, ScoreMap]:

@@ -12,7 +12,7 @@ Labels and affinities are in `ops.psa_affinity`, pairs and losses, shared with I
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -123,6 +123,7 @@ class Psa:
     needs: ClassVar[frozenset[str]] = frozenset()
     optional: ClassVar[frozenset[str]] = frozenset({LOW, HIGH})  # photographs that are only refined have none
     writes: ClassVar[tuple[str, ...]] = (SCORES, LABELS)
+    added: ClassVar[Mapping[str, Any]] = {"keep_steps": 0}  # since runs exist, and what stands for "as before"
 
     # training
     radius: int = 5  # of the pairs, in cells of 8 pixels: 34 offsets
@@ -136,6 +137,7 @@ class Psa:
     bias_factor: float | None = 2.0  # sec. 1.2; VGG16 has biases
     weight_decay: float = 5e-4
     momentum: float | None = None  # None: the weight decay, as the published code has it (sec. 1.2)
+    keep_steps: int = 0  # weights are kept after every so many steps; AEFT chooses among those of every 200, sec. 9.5
     # network
     widths: tuple[int, int, int] = (64, 128, 256)
     group_norm: bool | None = None  # None: as published, on VGG16 and not on ResNet38; on other networks
@@ -148,9 +150,7 @@ class Psa:
     steps: int = 256  # the published 8 squarings; SEAM and AEFT 64
     alpha: float = 16.0  # of the background that walks; SEAM 6, AEFT 19
     shrink_radius: bool = False  # on maps whose shorter side is below 11 cells; SEAM and AEFT do
-    border_pairs: bool = (
-        False  # true: cells near the border walk as others do; the published code ties corners to nothing
-    )
+    border_pairs: bool = False  # true: cells near the border walk as others do; published, corners are tied to nothing
 
     @property
     def augmentation(self) -> Augmentation:

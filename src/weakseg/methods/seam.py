@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from weakseg.models.backbones import build_backbone
 from weakseg.models.pooling import Pooling
-from weakseg.models.seam import SeamNet, SeamOutput, enlarge
+from weakseg.models.seam import SeamNet, SeamOutput, resized
 from weakseg.ops.cam import merge_flip, merge_psa, merge_strided, range_normalise
 from weakseg.ops.losses import multilabel_soft_margin
 from weakseg.ops.pixel_correlation import replace_background, suppress_others
@@ -189,7 +189,7 @@ class Seam:
 
     def objective(self, model: nn.Module, batch: Batch, step: Step) -> dict[str, Tensor]:
         """The losses of the images and their smaller views, by name."""
-        views = batch.images, enlarge(batch.images, self.smaller(batch.images))
+        views = batch.images, resized(batch.images, self.smaller(batch.images))
         return self.losses(model(views[0]), model(views[1]), batch.tags)
 
     def losses(self, first: SeamOutput, second: SeamOutput, tags: Tensor) -> dict[str, Tensor]:
@@ -203,8 +203,8 @@ class Seam:
         cls = [multilabel_soft_margin(view.logits, tags) for view in (first, second)]
         rvmin = [adaptive_min_loss(tagged(view.revised, tags)[:, 1:], self.low_share) for view in (first, second)]
         size = second.cam.shape[2:]
-        cams = [tagged(enlarge(self._normalised(view.cam), size), tags) for view in (first, second)]
-        revised = [tagged(enlarge(self._normalised(view.revised), size), tags) for view in (first, second)]
+        cams = [tagged(resized(self._normalised(view.cam), size), tags) for view in (first, second)]
+        revised = [tagged(resized(self._normalised(view.revised), size), tags) for view in (first, second)]
         ecr = cross_loss(cams[1], revised[0], self.hard_share) + cross_loss(cams[0], revised[1], self.hard_share)
         return {
             "cls": (cls[0] + cls[1]) / 2,

@@ -84,8 +84,8 @@ class SeamNet(nn.Module):
         maps = self.classifier(self.dropout(features[-1]))
         revised = pixel_correlation(confident_maps(maps), self.embedding(images, features))
         size = images.shape[2:]
-        cam = enlarge(maps, size)
-        return SeamOutput(cam, enlarge(revised, size), self._logits(maps, cam))
+        cam = resized(maps, size)
+        return SeamOutput(cam, resized(revised, size), self._logits(maps, cam))
 
     def revise(self, images: Tensor, classes: Tensor) -> Tensor:
         """cam_rv of some foreground classes: float (B, K, H, W), >= 0; for inference.
@@ -96,7 +96,7 @@ class SeamNet(nn.Module):
         """
         features = self.backbone(images)
         maps = confident_maps(self.classifier(features[-1]))[:, 1 + classes.to(self.device)]
-        return enlarge(pixel_correlation(maps, self.embedding(images, features)), images.shape[2:])
+        return resized(pixel_correlation(maps, self.embedding(images, features)), images.shape[2:])
 
     def embedding(self, images: Tensor, features: Sequence[Tensor]) -> Tensor:
         """In what pixels are compared, float (B, 192, h, w); no gradient of it reaches the backbone.
@@ -105,7 +105,7 @@ class SeamNet(nn.Module):
         """
         grid = features[-1].shape[2:]
         taps = zip(self.branches, features[-3:-1], strict=True)
-        parts = [enlarge(images, grid), *(enlarge(branch(tap.detach()).relu(), grid) for branch, tap in taps)]
+        parts = [resized(images, grid), *(resized(branch(tap.detach()).relu(), grid) for branch, tap in taps)]
         embedded: Tensor = self.embed(torch.cat(parts, dim=1))
         return embedded
 
@@ -126,7 +126,7 @@ class SeamNet(nn.Module):
         return logits
 
 
-def enlarge(maps: Tensor, size: Sequence[int]) -> Tensor:
+def resized(maps: Tensor, size: Sequence[int]) -> Tensor:
     """Maps (B, K, h, w) at `size`, bilinear, corners on corners, as everywhere in SEAM."""
     if tuple(maps.shape[2:]) == tuple(size):
         return maps

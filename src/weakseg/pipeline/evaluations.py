@@ -1,23 +1,33 @@
 """Evaluations as steps of a recipe: the only steps, beside `labels.truth`, that see true masks, and by their names."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from weakseg.evaluate._threads import each
-from weakseg.evaluate.conventions import plain
+from weakseg.evaluate.checkpoints import Judged, evaluate_checkpoints, judge_masks, judge_scores
+from weakseg.evaluate.conventions import conventions, plain
 from weakseg.evaluate.coverage import Count, evaluate_coverage
-from weakseg.evaluate.health import check_classifier
+from weakseg.evaluate.health import Finding, check_classifier
 from weakseg.evaluate.masks import evaluate_masks
 from weakseg.evaluate.sweep import evaluate_scores
 from weakseg.ops.metrics import tag_map
 from weakseg.pipeline.analyses import Boundaries, Confusion, Probes, Saliency, Selection
 from weakseg.pipeline.box_evaluations import BoxClasses, Filling, InstanceMasks, UnreliableRegions
 from weakseg.pipeline.look import Look, Outcome
-from weakseg.types import WeaksegError
+from weakseg.types import LABELS, Sample, WeaksegError
+
+TRUTH = ", chosen on the truth"
+SWEPT = ", at the best threshold" + TRUTH
+NOTHING_KEPT = Finding(
+    "warning",
+    "No network but the last",
+    "There was nothing to compare: set keep_epochs or keep_steps of the step that trains.",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +131,52 @@ class Tags:
         return Outcome("tags", rows, facts, tuple(check_classifier(result, look.view.dataset.classes)))
 
 
+@dataclass(frozen=True, slots=True)
+class Checkpoints:
+    """The networks that a training kept, told apart by the truth, as AEFT's published run chooses (methods.md 9.8, 12).
+
+    Judges the score maps ``full`` that the network of `model` makes at the best of `thresholds`, or the labels of a
+    refiner, which reads the step's `scores`. Nothing is chosen for later steps: `fitted` names what a person takes.
+    """
+
+    first: int = 1  # number of the first epoch or step that takes part: AEFT's epoch 17 from 0 is 18, AffinityNet 1591
+    thresholds: tuple[float, ...] = tuple(k / 100 for k in range(10, 30))
+    absent: Literal["irn", "zero", "skip_truthless"] = "irn"
+
+    needs: ClassVar[frozenset[str]] = frozenset({"mask", "tags"})
+
+    def evaluate(self, look: Look) -> Outcome:
+        """Map the list once with each network, and judge it."""
+        if look.model is None or not (hasattr(look.lender, "score") or hasattr(look.lender, "refine")):
+            raise WeaksegError("evaluate.checkpoints wants `model`: a step that trains and makes score maps or labels")
+        ids, count = look.view.ids, len(look.view.dataset.classes) + 1
+
+        def judge(model: nn.Module) -> Judged:
+            read = partial(_made, look.lender, model, look.samples())
+            if hasattr(look.lender, "score"):
+                levels = torch.tensor(sorted(self.thresholds))
+                return judge_scores(read, look.truth, ids, count, levels, absent=self.absent, threads=look.threads)
+            return judge_masks(read, look.truth, ids, count, absent=self.absent, threads=look.threads)
+
+        kept = {name: load for name, load in look.kept.items() if int(name.partition("-")[2]) >= self.first}
+        result = evaluate_checkpoints(judge, kept, look.model)
+        result["conventions"] = conventions("miss", self.absent)
+        final, best = ("", TRUTH) if result["final"]["threshold"] is None else (SWEPT, SWEPT)
+        rows = [("of the final weights" + final, result["final"]["miou"], "mIoU")]
+        if kept:
+            rows.append((f"of the best of {len(kept)} kept" + best, result["best"]["miou"], "mIoU"))
+        return Outcome("checkpoints", tuple(rows), result, () if kept else (NOTHING_KEPT,))
+
+
+def _made(lender: Any, model: nn.Module, sample: Callable[[str], Sample], id: str) -> Any:
+    """The score maps or the labels that `lender` makes of photograph `id`, on the CPU."""
+    with torch.inference_mode():  # of this thread: the mode is not inherited
+        if hasattr(lender, "score"):
+            full = lender.score(model, sample(id))["full"]
+            return replace(full, ids=full.ids.cpu(), scores=full.scores.cpu())
+        return lender.refine(model, sample(id))[LABELS].cpu()
+
+
 EVALUATIONS: dict[str, Any] = {
     "masks": Masks(),
     "scores": Scores(),
@@ -129,6 +185,7 @@ EVALUATIONS: dict[str, Any] = {
     "saliency": Saliency(),
     "selection": Selection(),
     "probes": Probes(),
+    "checkpoints": Checkpoints(),
     "boundaries": Boundaries(),
     "confusion": Confusion(),
     "filling": Filling(),

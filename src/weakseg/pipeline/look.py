@@ -1,7 +1,7 @@
 """What an evaluation may look at, and what it finds."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -23,6 +23,7 @@ class Look:
         model, lender: the fitted network that the step's `model` lends, and its method; or None.
         device: where the network stands.
         threads: for counting pixels.
+        kept: the networks that the training of `model`'s step kept, by the names of their files, each to be loaded.
     """
 
     view: View
@@ -31,6 +32,7 @@ class Look:
     lender: Any
     device: torch.device
     threads: int = 1
+    kept: Mapping[str, Callable[[], nn.Module]] = field(default_factory=dict)
 
     def read(self, id: str) -> Any:
         """The map or mask under judgement."""

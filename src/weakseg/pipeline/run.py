@@ -7,6 +7,7 @@ of the step as a whole are written by the first process.
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,17 @@ def fitted_model(planned: Planned, num_classes: int, device: str) -> nn.Module:
     return load_fitted(planned.step.method, planned.backbone, num_classes, planned.folder / "fit", device)
 
 
+def kept_models(planned: Planned, num_classes: int, device: str) -> dict[str, Callable[[], nn.Module]]:
+    """What loads each network that the step's training kept: ``epoch-1`` ..., then ``step-200`` ..., in order."""
+
+    def load(file: Path) -> nn.Module:
+        assert planned.backbone is not None  # it lends a network
+        return infer.load_model(planned.step.method.build(num_classes, _unloaded(planned.backbone)), file, device)
+
+    files = [f for unit in ("epoch", "step") for f in (planned.folder / "fit").glob(f"{unit}-*.safetensors")]
+    return {f.stem: partial(load, f) for f in sorted(files, key=lambda f: (f.stem[:4], int(f.stem.partition("-")[2])))}
+
+
 def load_fitted(method: Any, backbone: Backbone, num_classes: int, folder: Path, device: str) -> nn.Module:
     """The network that `method` builds, with the weights in `folder`, on `device`, for inference."""
     model = method.build(num_classes, _unloaded(backbone))
@@ -228,6 +240,7 @@ def _evaluate(chain: Chain, planned: Planned) -> None:
             lender=chain.steps[name].step.method if name else None,
             device=infer.resolve_device(chain.options.device),
             threads=chain.options.cores,
+            kept=kept_models(chain.steps[name], len(chain.dataset.classes), chain.options.device) if name else {},
         )
     )
     content = {

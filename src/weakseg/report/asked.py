@@ -1,4 +1,4 @@
-"""What a fitted network answers when it is asked, for the page: EPS' map selection and AMN's probes."""
+"""What fitted networks answer when they are asked, for the page: EPS' map selection, AMN's probes, kept networks."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -28,6 +28,28 @@ def probe_cards(groups: Iterable[Group]) -> list[dict[str, Any]]:
         {**about(group), "rows": [_probe([e["result"]["probes"] for e in group], p) for p in _probes(group)]}
         for group in groups
     ]
+
+
+def checkpoint_cards(groups: Iterable[Group]) -> list[dict[str, Any]]:
+    """A card for each evaluation of kept networks, with a row a network; mIoU is the mean over seeds, 0-1.
+
+    ``best`` counts in how many seeds a network was the best kept one; ``thresholds`` are those of the seeds.
+    """
+    return [{**about(group), "rows": [_checkpoint(group, name) for name in _checkpoints(group)]} for group in groups]
+
+
+def _checkpoints(group: Group) -> Sequence[str]:
+    return [row["name"] for row in group[0]["result"]["checkpoints"]]
+
+
+def _checkpoint(group: Group, name: str) -> dict[str, Any]:
+    same = [row for e in group for row in e["result"]["checkpoints"] if row["name"] == name]
+    return {
+        "name": name,
+        "miou": mean_of(row["miou"] for row in same),
+        "thresholds": [row["threshold"] for row in same if row["threshold"] is not None],
+        "best": sum(e["result"]["best"]["name"] == name for e in group),
+    }
 
 
 def _selection(group: Group) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from weakseg.data.store import colour, read_bytes, read_json, write_text
 from weakseg.evaluate.conventions import conventions
 from weakseg.ops.thresholds import ONE_POINT
 from weakseg.report.analyses import boundary_rows, confusion_cards, mean_of, ratio, title_of
-from weakseg.report.asked import probe_cards, selection_cards
+from weakseg.report.asked import checkpoint_cards, probe_cards, selection_cards
 from weakseg.report.boxes import class_columns, filling_cards, unreliable_rows
 from weakseg.report.charts import environment, histogram, threshold_curve
 from weakseg.types import WeaksegError
@@ -81,6 +81,7 @@ def render(data: Mapping[str, Any], run: Path) -> str:
         by_class=class_columns(group for group in evaluations if group[0]["kind"] in ("coverage", "box_classes")),
         selections=selection_cards(group for group in evaluations if group[0]["kind"] == "selection"),
         probes=probe_cards(group for group in evaluations if group[0]["kind"] == "probes"),
+        checkpoints=checkpoint_cards(group for group in evaluations if group[0]["kind"] == "checkpoints"),
         ratio=ratio,
         legend=_legend(classes) if len(classes) <= LEGEND else [],
         gallery=_gallery(data.get("gallery", ()), run),
@@ -120,7 +121,7 @@ def _headline(row: Mapping[str, Any]) -> dict[str, Any]:
         "name": row["name"],
         "split": row.get("split"),
         "unit": unit,
-        "by_truth": bool(row.get("truth", "best threshold" in row["name"])),
+        "by_truth": bool(row.get("truth", "chosen on the truth" in row["name"] or "best threshold" in row["name"])),
         "mean": "\N{EN DASH}" if mean is None else number(mean, unit),
         "std": None if std is None or len(values) < 2 else number(std, unit),
         "bar": _percent(mean) if unit in FRACTIONS and mean is not None else None,

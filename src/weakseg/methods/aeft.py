@@ -212,7 +212,8 @@ class Aeft:
 
     needs: ClassVar[frozenset[str]] = frozenset({"tags"})
     writes: ClassVar[tuple[str, ...]] = ("full", "strided")
-    added: ClassVar[Mapping[str, Any]] = {"plain_embedding": False}  # since runs exist, and what stands for "as before"
+    # since runs exist, and what stands for "as before"
+    added: ClassVar[Mapping[str, Any]] = {"plain_embedding": False, "optimiser": "sgd"}
 
     # pooling, sec. 9.2
     pooling: Pooling = "gpp"  # "gap" and the ablations: see `models.pooling.Pooling`
@@ -239,6 +240,7 @@ class Aeft:
     triplet_batch_size: int = 32
     cls_subset: int = 8  # images of a batch of phase 2 that are classified: the first ones
     accumulate: int = 1
+    optimiser: Literal["sgd", "adamw"] = "sgd"
     lr: float = 0.01
     new_factor: float = 1.0  # all layers alike, sec. 9.1
     weight_decay: float = 5e-4
@@ -263,7 +265,7 @@ class Aeft:
 
     @property
     def optimisation(self) -> Optimisation:
-        """SGD with poly decay in two phases, each with its batch size."""
+        """Poly decay in two phases, each with its batch size."""
         phases = ((self.epochs, self.batch_size), (self.triplet_epochs, self.triplet_batch_size))
         return optimisation_of(self, phases=tuple(p for p in phases if p[0] > 0), schedule="poly", power=0.9)
 
@@ -350,9 +352,10 @@ METHODS = {
         batch_size=16,
         triplet_epochs=4,
         cls_subset=16,  # half of a batch, where the paper has a quarter
-        lr=7e-4,
+        optimiser="adamw",
+        lr=1e-4,
         new_factor=10.0,
-        momentum=0.9,
+        weight_decay=0.01,
     ),
 }
 

@@ -48,7 +48,7 @@ class Cam:
     needs: ClassVar[frozenset[str]] = frozenset({"tags"})
     writes: ClassVar[tuple[str, ...]] = ("full", "strided")
     # since runs exist, and what stands for "as before"
-    added: ClassVar[Mapping[str, Any]] = {"iterations": None, "pooling": "gap"}
+    added: ClassVar[Mapping[str, Any]] = {"iterations": None, "pooling": "gap", "xavier": None}
 
     # training, sec. 2.2 and 1.2
     crop: int = 512
@@ -65,6 +65,7 @@ class Cam:
     # network, sec. 1.2, 1.3 and 2.2
     dropout: float = 0.0
     pooling: Pooling = "gap"  # "gpp" and its ablations: gated pyramid pooling of AEFT, sec. 9.2
+    xavier: bool | None = None  # classifier's first weights: Xavier-uniform, or torch's own; None: as `merge` has it
     detach_stage2: bool = True  # only what follows the stride-8 features learns
     freeze_stem: bool = True
     freeze_bn: bool = True  # statistics
@@ -101,7 +102,7 @@ class Cam:
             dropout=self.dropout,
             detach_after=detach_after,
             pooling=self.pooling,
-            xavier=self.merge == "psa",
+            xavier=self.merge == "psa" if self.xavier is None else self.xavier,
         )
 
     def objective(self, model: nn.Module, batch: Batch, step: Step) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from weakseg import cli
+from weakseg import api, cli
 
 VERBS = (["demo"], ["run"], ["sweep"], ["label"], ["predict"], ["evaluate"], ["report"], ["results"], ["methods"], ["doctor"],
          ["data", "check"], ["data", "scenes"], ["data", "convert"], ["weights", "convert"])  # fmt: skip
@@ -25,3 +25,8 @@ def test_the_package_runs_as_a_module():
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "weakseg methods" in done.stdout
+
+
+def test_a_run_as_a_module_notes_the_command_that_a_person_would_type(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["/somewhere/weakseg/__main__.py", "run", "eps-mobile", "--out", "a b"])
+    assert api._command() == "weakseg run eps-mobile --out 'a b'"

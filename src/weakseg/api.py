@@ -769,4 +769,6 @@ def _path(path: str | Path | None) -> Path | None:
 
 
 def _command() -> str:
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    """The command line as a person would type it; ``python -m weakseg`` has the module's file in its first word."""
+    name = Path(sys.argv[0]).name
+    return shlex.join(["weakseg" if name == "__main__.py" else name, *sys.argv[1:]])

@@ -19,7 +19,19 @@ from weakseg.report.charts import environment, histogram, threshold_curve
 from weakseg.types import WeaksegError
 
 IMAGE_TYPES = {".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".png": "image/png", ".webp": "image/webp"}
-FRACTIONS = ("mIoU", "mAP", "IoU", "AP", "F1", "precision", "recall", "accuracy", "filling rate", "of all pixels")
+FRACTIONS = (
+    "mIoU",
+    "mAP",
+    "IoU",
+    "AP",
+    "F1",
+    "precision",
+    "recall",
+    "accuracy",
+    "filling rate",
+    "of all pixels",
+    "of all boxes",
+)
 """Units that are fractions in JSON and points on the page."""
 LEGEND = 40  # classes that a legend still helps with
 LEVELS = {"error": 0, "warning": 1}

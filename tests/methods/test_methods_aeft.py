@@ -246,6 +246,9 @@ def test_the_published_constants():
     assert (coco.t_high, coco.t_low, coco.margin) == (0.7, 0.1, 0.1)
     assert voc.scales == (0.5, 1.0, 1.5, 2.0)
     assert replace(voc, triplet_epochs=0, epochs=40).optimisation.phases == ((40, 8),)
+    assert o.optimiser == "sgd"
+    assert METHODS["mobile"].optimisation.optimiser == "adamw"
+    assert "optimiser" not in deciding_constants(voc)  # older runs stay done
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -178,8 +178,8 @@ def test_the_mobile_segmenter_differs_from_deeplabs_in_classifier_and_loss_alone
     left = {"align_corners": False, "scale_range": (0.5, 1.5), "jitter": 0.0, "interpolation": "bicubic",
             "keep_epochs": False, "bn_momentum": None}  # fmt: skip
     assert {f.name: getattr(ours, f.name) for f in fields(ours) if f.name not in same | own} == left
-    assert {f.name for f in fields(deeplab)} - same == {"accumulate", "interval", "loss_at", "msc"}
-    assert (deeplab.loss_at, deeplab.msc) == ("crop", False)  # as this loss has it
+    assert {f.name for f in fields(deeplab)} - same == {"accumulate", "interval", "loss_at", "msc", "test_size"}
+    assert (deeplab.loss_at, deeplab.msc, deeplab.test_size) == ("crop", False, None)  # as this loss has it
     steps = {replace(s, low=1.0, high=1.0) if isinstance(s, Rescale) else s for s in ours.augmentation.steps}
     assert steps == set(deeplab.augmentation.steps)  # of a list of scales, low and high are not read
     assert all(getattr(ours, name) == getattr(METHODS["nal"], name) for name in own)

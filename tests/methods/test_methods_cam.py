@@ -212,8 +212,20 @@ def test_the_base_of_eps():
 def test_a_later_constant_leaves_older_runs_as_they_are():
     old = deciding_constants(METHODS["resnet38"])
     assert "iterations" not in old
-    assert set(old) == set(asdict(METHODS["resnet38"])) - {"iterations", "pooling"}
+    assert set(old) == set(asdict(METHODS["resnet38"])) - {"iterations", "pooling", "xavier"}
     assert deciding_constants(METHODS["resnet38_eps"])["iterations"] == 20_000
+
+
+@pytest.mark.parametrize(
+    ("merge", "xavier", "bound"),
+    [("psa", None, "xavier"), ("irn", None, "torch"), ("psa", False, "torch"), ("irn", True, "xavier")],
+)
+def test_first_weights_of_the_classifier(merge, xavier, bound):
+    """Xavier-uniform: within sqrt(6 / (D + C)); torch's own: within 1 / sqrt(D)."""
+    weight = network(replace(TINY, merge=merge, xavier=xavier)).classifier.weight
+    classes, channels = weight.shape[:2]
+    limit = {"xavier": (6 / (channels + classes)) ** 0.5, "torch": channels**-0.5}[bound]
+    assert 0.9 * limit < weight.abs().max() <= limit
 
 
 @pytest.mark.parametrize("pooling", ["gpp", "gpp_mean"])

@@ -13,7 +13,6 @@ import torch
 
 from toy_learner import Toy, network, view
 from weakseg._batches import MicroBatches, load_batches, parts
-from weakseg._devices import threads_beside
 from weakseg._optimisation import build_optimiser, make_plan, parameter_groups, rate
 from weakseg.data.store import read_tensors
 from weakseg.train import _configuration, fit, resolve_device
@@ -266,19 +265,6 @@ def test_loader_workers_change_nothing(tmp_path):
     for workers in (0, 2):
         train(tmp_path / str(workers), model=network(dropout=0.5), workers=workers)
     assert (tmp_path / "0/model.safetensors").read_bytes() == (tmp_path / "2/model.safetensors").read_bytes()
-
-
-def test_on_the_cpu_the_network_takes_the_cores_that_the_loaders_leave(tmp_path, monkeypatch):
-    monkeypatch.setattr("weakseg._devices.cores", lambda: 3)
-    torch.set_num_threads(3)
-    assert [threads_beside(workers, torch.device("cpu")) for workers in range(5)] == [3, 2, 1, 1, 1]
-    model, seen = network(), set()
-    model.register_forward_hook(lambda *_: seen.add(torch.get_num_threads()))
-    train(tmp_path, model=model, workers=1)
-    assert seen == {2}
-    assert torch.get_num_threads() == 3
-    torch.set_num_threads(1)  # whoever allows one thread gets one
-    assert threads_beside(0, torch.device("cpu")) == 1
 
 
 def test_the_callers_randomness_is_left_alone_and_does_not_matter(tmp_path):

@@ -113,12 +113,6 @@ def torch_threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def threads_beside(workers: int, device: torch.device) -> int:
-    """Threads for a network that learns: on the CPU the loader's processes keep their cores to themselves."""
-    mine = torch.get_num_threads()
-    return max(1, min(mine, cores() - workers)) if device.type == "cpu" else mine
-
-
 def processes(device: torch.device) -> PartialState:
     """accelerate's view of the processes of this run, joined if a launcher started several.
 

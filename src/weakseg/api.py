@@ -184,16 +184,16 @@ def demo(
         As `run`; the table is in ``summary``.
     """
     from weakseg import _ranks
-    from weakseg._devices import resolve_device
+    from weakseg._devices import cores, resolve_device, torch_threads
 
     out = Path(out)
     _ranks.join(device)
     data_scenes(out / "scenes", count=count, seed=0, progress=progress, say=say)
-    # Its network is so small that on the CPU a second core serves better to load its batches.
-    workers = 1 if resolve_device(device).type == "cpu" else None
-    return run(
-        "demo", out / "scenes", out / "run", seeds=seeds, device=device, workers=workers, progress=progress, say=say
-    )
+    more: dict[str, Any] = {"seeds": seeds, "device": device, "progress": progress, "say": say}
+    if resolve_device(device).type != "cpu":
+        return run("demo", out / "scenes", out / "run", **more)
+    with torch_threads(max(1, cores() - 1)):  # its network is so small that one core serves better to load its batches
+        return run("demo", out / "scenes", out / "run", workers=1, **more)
 
 
 def label(

@@ -37,11 +37,7 @@ Weights = Annotated[
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
 Workers = Annotated[
     int | None,
-    typer.Option(
-        "--workers",
-        min=0,
-        help="Loader processes; by default none on the CPU (they take the network's cores), one a core beside a GPU.",
-    ),
+    typer.Option("--workers", min=0, help="Loader processes; by default none on the CPU, one a core beside a GPU."),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Move steps of an older configuration aside.")]
 Progress = Annotated[bool, typer.Option("--progress/--no-progress", help="Bars with the time left.")]

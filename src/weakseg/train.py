@@ -25,14 +25,7 @@ from torch import Tensor, nn
 
 from weakseg._batches import MicroBatches, derive, load_batches
 from weakseg._checkpoint import load_checkpoint, load_weights_strictly, read_state, save_checkpoint
-from weakseg._devices import (
-    keep_freed_memory,
-    loader_workers,
-    processes,
-    resolve_device,
-    threads_beside,
-    torch_threads,
-)
+from weakseg._devices import keep_freed_memory, loader_workers, processes, resolve_device
 from weakseg._journal import Journal, Standing
 from weakseg._optimisation import Plan, build_optimiser, make_plan, rate
 from weakseg._precision import check_precision, mixed_forward
@@ -98,9 +91,8 @@ def fit(
         out: folder of this training run; made if missing.
         seed: of everything random.
         device: see `resolve_device`.
-        workers: processes that prepare batches ahead; batches do not depend on it. None: as many as there are cores (at
-            most 8) beside a GPU, none on the CPU, where they take cores from the network. (Then another number of
-            threads computes, and sums are rounded otherwise.)
+        workers: processes that prepare batches ahead; results do not depend on it. None: none on the CPU, where they
+            would take the network's cores, and as many as there are cores (at most 8) beside a GPU.
         precision: ``no`` (float32), ``bf16`` or ``fp16`` for the network's forward pass; losses are float32 always.
         progress: show a bar on a terminal, a line every half minute elsewhere.
         checkpoint_seconds: at most so much work is lost when the run is killed; every epoch's end is kept as well.
@@ -119,11 +111,10 @@ def fit(
     out.mkdir(parents=True, exist_ok=True)
     keep_freed_memory()
     gpus = [torch_device] if torch_device.type == "cuda" else []
-    loaders = loader_workers(workers, torch_device)
-    with torch.random.fork_rng(gpus), _readable_errors(), torch_threads(threads_beside(loaders, torch_device)):
+    with torch.random.fork_rng(gpus), _readable_errors():
         loop = _Loop(method, model, view, out, seed, torch_device, precision)
         try:
-            loop.run(loaders, progress, checkpoint_seconds, tensorboard)
+            loop.run(loader_workers(workers, torch_device), progress, checkpoint_seconds, tensorboard)
         finally:
             loop.close()
     return loop.finish()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torchvision import tv_tensors
 
-from weakseg._devices import loader_workers, threads_beside, torch_threads
+from weakseg._devices import loader_workers, torch_threads
 from weakseg._optimisation import make_plan
 from weakseg._ranks import world
 from weakseg._words import duration
@@ -125,13 +125,12 @@ def _fitting(planned: Planned, model: Any, dataset: Dataset, device: torch.devic
     loading = time.perf_counter() - began
     batch: Batch = collate(items).to(device)
     model.train()
+    for _ in range(2):
+        began = time.perf_counter()
+        loss: Tensor = torch.stack(list(method.objective(model, batch, Step(0, 0, 1)).values())).sum()
+        loss.backward()
+        once = time.perf_counter() - began
     workers = loader_workers(options.workers, device)  # without any the step waits for the loading, in threads
-    with torch_threads(threads_beside(workers, device)):
-        for _ in range(2):
-            began = time.perf_counter()
-            loss: Tensor = torch.stack(list(method.objective(model, batch, Step(0, 0, 1)).values())).sum()
-            loss.backward()
-            once = time.perf_counter() - began
     each = (max(once, loading / workers) if workers else once + loading / options.cores) / size
     return each * sum(plan.sizes[plan.locate(step)[0]] for step in range(plan.total)) / world()
 

@@ -12,7 +12,7 @@ is in `models.seam`; what it computes in `ops.pixel_correlation`.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -130,7 +130,8 @@ class Seam:
 
     needs: ClassVar[frozenset[str]] = frozenset({"tags"})
     writes: ClassVar[tuple[str, ...]] = ("full", "strided")
-    added: ClassVar[Mapping[str, Any]] = {"align_corners": False}  # since runs exist, and what stands for "as before"
+    # since runs exist, and what stands for "as before"
+    added: ClassVar[Mapping[str, Any]] = {"align_corners": False, "optimiser": "sgd"}
 
     # losses, sec. 5
     view_scale: float = 0.3  # 448 -> 134 pixels
@@ -146,6 +147,7 @@ class Seam:
     jitter: bool = True
     epochs: int = 8
     batch_size: int = 8
+    optimiser: Literal["sgd", "adamw"] = "sgd"
     lr: float = 0.01
     new_factor: float = 10.0
     bias_factor: float | None = 2.0

@@ -13,6 +13,7 @@ from PIL import Image
 
 from weakseg import api
 from weakseg.data.scenes import make_scenes
+from weakseg.pipeline import book
 from weakseg.types import WeaksegError
 
 RECIPE = """
@@ -101,6 +102,19 @@ def test_reuse_takes_matching_steps_and_dry_run_writes_nothing(place, ended):
     go(place, "other", set=["threshold.background=0.5"], reuse=[place / "run"])
     cam = "seed-0/steps/1-cam/fit/model.safetensors"
     assert (place / "run" / cam).stat().st_ino == (place / "other" / cam).stat().st_ino
+
+
+@pytest.mark.slow
+def test_the_manifest_tells_the_commit_that_the_run_began_with(place, ended, monkeypatch):
+    monkeypatch.setattr(book, "git_commit", lambda folder: "before")
+
+    def update_the_checkout(line):
+        monkeypatch.setattr(book, "git_commit", lambda folder: "after")
+
+    api.run(place / "tiny.yaml", place / "scenes", place / "updated", reuse=[place / "run"], device="cpu",
+            progress=False, say=update_the_checkout)  # fmt: skip
+    assert json.loads((place / "updated" / "seed-0" / "manifest.json").read_text())["git_commit"] == "before"
+    assert book.git_commit(place) == "after"
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ import platform
 import statistics
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,19 @@ INSTANCES, RELIABLE = "instances", "reliable"
 """Keys of a step's instances, and of a label map that is 255 where they are unreliable."""
 
 PACKAGES = ("weakseg", "torch", "torchvision", "timm", "accelerate", "numba", "numpy", "pillow")
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """What is running, known before the first step: an update of the checkout during a run changes nothing in it.
+
+    Attributes:
+        command: the command line, or "".
+        commit: see `git_commit`.
+    """
+
+    command: str
+    commit: str | None
 
 
 def versions() -> dict[str, str]:
@@ -51,7 +64,7 @@ def git_commit(folder: Path) -> str | None:
 
 
 def write_manifest(
-    recipe: Recipe, chain: Chain, out: Path, *, lists: Lists, command: str, findings: Sequence[Mapping[str, Any]]
+    recipe: Recipe, chain: Chain, out: Path, *, lists: Lists, origin: Origin, findings: Sequence[Mapping[str, Any]]
 ) -> None:
     """``manifest.json``: enough to run this seed again and to trust or doubt its numbers."""
     steps = []
@@ -93,8 +106,8 @@ def write_manifest(
             "device": str(resolve_device(chain.options.device)),
             "options": asdict(chain.options),
             "versions": versions(),
-            "git_commit": git_commit(Path(__file__).parent),
-            "command": command,
+            "git_commit": origin.commit,
+            "command": origin.command,
         },
     )
 

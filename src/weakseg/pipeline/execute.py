@@ -56,6 +56,7 @@ def run_recipe(
         WeaksegError: anything a person can mend, before work starts wherever it can be known then.
     """
     _ranks.join(options.device)
+    origin = book.Origin(command, book.git_commit(Path(__file__).parent))
     plans = plan_seeds(recipe, dataset, out, seeds=seeds, lists=lists, options=options)
     rehearse(plans[0], dataset, options)
     if (warning := published_rates(plans[0])) and _ranks.rank() == 0:
@@ -69,7 +70,7 @@ def run_recipe(
             speaker = say if _ranks.rank() == 0 else _silent
             chain = Chain(dataset, {p.name: p for p in planned}, seed, options, speaker)
             found = _run_seed(chain, reuse_runs)
-            _ranks.first(partial(_write_down, recipe, chain, out / f"seed-{seed}", lists, command, found))
+            _ranks.first(partial(_write_down, recipe, chain, out / f"seed-{seed}", lists, origin, found))
             chains.append(chain)
             findings += found
         _ranks.wait()
@@ -171,10 +172,10 @@ def _there(planned: Planned, reuse_runs: Sequence[Path]) -> str:
 
 
 def _write_down(
-    recipe: Recipe, chain: Chain, out: Path, lists: Lists, command: str, findings: Sequence[Mapping[str, Any]]
+    recipe: Recipe, chain: Chain, out: Path, lists: Lists, origin: book.Origin, findings: Sequence[Mapping[str, Any]]
 ) -> None:
     book.link_outputs(recipe, chain, out)
-    book.write_manifest(recipe, chain, out, lists=lists, command=command, findings=findings)
+    book.write_manifest(recipe, chain, out, lists=lists, origin=origin, findings=findings)
 
 
 def _work(planned: Planned) -> str:

@@ -12,8 +12,11 @@ import pytest
 from PIL import Image
 
 from weakseg import api
+from weakseg.data.images import read_image
 from weakseg.data.scenes import make_scenes
+from weakseg.data.store import read_label_map
 from weakseg.pipeline import book
+from weakseg.report.figures import jpeg, overlay
 from weakseg.types import WeaksegError
 
 RECIPE = """
@@ -78,6 +81,26 @@ def test_the_chain_writes_every_artefact(place, ended):
     assert ended["report"].is_file()
     assert {r["unit"] for r in ended["summary"]} == {"mAP", "mIoU"}
     assert ended["gallery"]
+
+
+@pytest.mark.slow
+def test_the_gallery_shows_the_label_maps_of_a_refiner_that_writes_scores_too(place, ended):
+    head, tail = RECIPE.split("- {name: threshold")[0], "- {name: network, method: evaluate.masks, seeds: crf}\n"
+    refiner = "- {name: crf, method: crf.scores, scores: cam/full, set: {alpha: 2}}\n"
+    (place / "scores.yaml").write_text(head.replace("predictions: segment\n", "") + refiner + tail)
+    told = api.run(
+        place / "scores.yaml",
+        place / "scenes",
+        place / "scored",
+        reuse=[place / "run"],
+        device="cpu",
+        progress=False,
+        say=quiet,
+    )
+    entry = told["gallery"][0]
+    photo = read_image(place / "scenes" / "JPEGImages" / f"{entry['id']}.jpg")
+    labels = read_label_map(place / "scored" / "seed-0" / "labels" / f"{entry['id']}.png")
+    assert (place / "scored" / entry["images"]["pseudo-mask"]).read_bytes() == jpeg(overlay(photo, labels))
 
 
 @pytest.mark.slow

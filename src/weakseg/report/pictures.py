@@ -64,7 +64,7 @@ def gallery(recipe: Recipe, chain: Chain, out: Path, run: Path) -> list[dict[str
         }
         for what, p in shown.items():
             if p is not None and id in p.ids:
-                made[what] = p.store.read(id, p.step.writes[0])
+                made[what] = p.store.read(id, _shown(what, p.step.writes))
         images = {}
         for what, value in made.items():
             if value is None:
@@ -75,6 +75,11 @@ def gallery(recipe: Recipe, chain: Chain, out: Path, run: Path) -> list[dict[str
             images[what] = path.relative_to(run).as_posix()
         entries.append({"seed": chain.seed, "id": id, "miou": per_image[id], "rank": rank, "images": images})
     return entries
+
+
+def _shown(what: str, writes: Sequence[str]) -> str:
+    """Refiners that go on from scores write them before their labels; as masks the labels are shown."""
+    return LABELS if what != "scores" and LABELS in writes else writes[0]
 
 
 def _picture(photo: Any, value: Any, classes: Sequence[str]) -> Any:

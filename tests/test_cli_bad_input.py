@@ -138,6 +138,8 @@ def swapped(text):
         (["run", "demo", "--data", ".", "--out", "o", "--set", "cam.crp=3"], "did you mean 'crop'"),
         (["run", "demo", "--data", ".", "--out", "o", "--weights", "weights.pth"], "missing"),
         (["predict", "empty", ".", "--out", "o"], "run folder"),
+        (["review", "nowhere", "empty", "--out", "o"], "nowhere is not there; give a folder of masks"),
+        (["review", "empty", "empty", "--out", "o"], "empty holds no mask"),
         (["report", "empty"], "report.json"),
         (["evaluate", "--pred", "empty", "--truth", "empty"], "PNG"),
         (["weights", "convert", "weights.pth", "w.safetensors"], "not readable weights"),

@@ -325,6 +325,67 @@ def predict(
     return Path(out)
 
 
+def review(
+    masks: str | Path,
+    photos: str | Path,
+    out: str | Path,
+    *,
+    tags: str | Path | None = None,
+    classes: str | Path | None = None,
+    port: int = 8008,
+    browser: bool = True,
+    progress: bool = True,
+    say: Say = _tell,
+) -> dict[str, Any]:
+    """Look at masks in a browser, mend them, accept or reject each; what is accepted becomes a data set in `out`.
+
+    Doubtful masks come first (a tag without a pixel, hardly any foreground, many pieces). The same call goes on where
+    an earlier one ended. Needs the extra ``review``.
+
+    Args:
+        masks: folder of palette PNGs named by file stem, with ``classes.txt``; or what `label` or `predict` wrote.
+        photos: folder of their photographs.
+        out: a plain-folder data set of what was accepted: ``images``, ``masks``, ``tags.csv``, ``classes.txt``,
+            ``lists/train.txt``; and ``review`` with decisions and corrections.
+        tags: CSV ``image,tag1;tag2``, to find masks that contradict it.
+        classes: names in the order of their ids, where `masks` has no ``classes.txt``.
+        port: of this machine alone; 0 takes a free one.
+        browser: open the page.
+        progress, say: as in `run`.
+
+    Returns:
+        how many are ``open``, ``accepted`` and ``rejected``, and how many were ``edited``, when the page is closed.
+
+    Raises:
+        WeaksegError: nothing to review, another review in `out`, a port that is taken, or the extra is missing.
+    """
+    from weakseg.data.dataset import open_photos
+    from weakseg.data.masks import mask_folder
+    from weakseg.pipeline.execute import locked
+    from weakseg.progress import ticking
+
+    try:
+        from weakseg.studio.review import Review
+        from weakseg.studio.server import serve
+    except ModuleNotFoundError as error:
+        raise WeaksegError(
+            f"the review page needs {error.name}; install it with `pip install weakseg[review]`"
+        ) from error
+    found = mask_folder(masks, classes)
+    dataset = open_photos(photos, classes=found.classes, tags_csv=tags)
+    out = Path(out)
+    with locked(out):
+        with ticking("masks", show=progress) as tick:
+            made = Review(dataset, found.paths, found.classes, out, tick=tick)
+        if made.skipped:
+            more = f" (and {len(made.skipped) - 1} more)" if len(made.skipped) > 1 else ""
+            say(f"left out: {made.skipped[0]}{more}")
+        serve(made, port=port, browser=browser, say=say)
+    counts = made.counts()
+    say(f"{counts['accepted']} accepted, {counts['rejected']} rejected, {counts['open']} open; a data set in {out}")
+    return counts
+
+
 def evaluate(
     pred: str | Path | None,
     truth: str | Path,

@@ -231,6 +231,30 @@ def predict(
 
 @app.command(
     help=_help(
+        "Look at masks in a browser, mend them, keep the good ones as a data set.",
+        "weakseg review masks/labels photos --tags tags.csv --out reviewed",
+    )
+)
+def review(
+    masks: Annotated[Path, typer.Argument(help="Folder of palette PNGs with classes.txt.")],
+    photos: Annotated[Path, typer.Argument(help="Folder of their photographs.")],
+    out: Annotated[Path, typer.Option("--out", help="Receives what was accepted as a data set, and the decisions.")],
+    tags: Annotated[
+        Path | None, typer.Option("--tags", help="CSV: image,tag1;tag2; masks that contradict it come first.")
+    ] = None,
+    classes: Classes = None,
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Of this machine alone; 0: a free one.")] = 8008,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page.")] = True,
+    progress: Progress = True,
+) -> None:
+    """Look at masks in a browser."""
+    from weakseg import api
+
+    api.review(masks, photos, out, tags=tags, classes=classes, port=port, browser=browser, progress=progress)
+
+
+@app.command(
+    help=_help(
         "A folder of masks, score maps or saliency maps against a folder of true masks.",
         "weakseg evaluate --pred runs/cam/seed-0/predictions --truth VOC2012/SegmentationClass",
     )

@@ -4,9 +4,7 @@ Each file is written whole or not at all. Photographs are copied byte for byte. 
 along as tags.csv and classes.txt, for no layout alone keeps both.
 """
 
-import csv
-import io
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
@@ -18,7 +16,7 @@ from weakseg._words import near
 from weakseg.data.dataset import LAYOUTS, Dataset, open_dataset
 from weakseg.data.images import image_size
 from weakseg.data.instances import object_map, objects_of_boxes
-from weakseg.data.lists import VOC_CLASSES, read_classes
+from weakseg.data.lists import VOC_CLASSES, read_classes, tags_csv
 from weakseg.data.npy import read_label_dict, voc_id
 from weakseg.data.runs import encode_runs
 from weakseg.data.store import read_bytes, write_bytes, write_json, write_label_map, write_text
@@ -99,7 +97,7 @@ def _write_tables(dataset: Dataset, out: Path, to: str) -> None:
     write_text(out / "classes.txt", "".join(f"{name}\n" for name in dataset.classes))
     if "tags" in dataset.has:
         rows = ((dataset.image_path(id).name, _tag_names(dataset, id)) for id in dataset.ids if dataset.has_tags(id))
-        write_text(out / "tags.csv", _csv(rows))
+        write_text(out / "tags.csv", tags_csv(rows))
     lists = {name: ids for name, ids in dataset.lists.items() if name != "all"}
     for name, ids in lists.items():
         if lists != {"train": dataset.ids}:  # which is what a data set without lists has
@@ -108,14 +106,6 @@ def _write_tables(dataset: Dataset, out: Path, to: str) -> None:
 
 def _tag_names(dataset: Dataset, id: str) -> list[str]:
     return [name for name, there in zip(dataset.classes, dataset.tags(id).tolist(), strict=True) if there]
-
-
-def _csv(rows: Iterable[tuple[str, Iterable[str]]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("image", "tags"))
-    writer.writerows((image, ";".join(names)) for image, names in rows)
-    return text.getvalue()
 
 
 def _copy_pixels(dataset: Dataset, id: str, out: Path, to: str) -> tuple[int, int]:
@@ -186,5 +176,5 @@ def _labels_to_csv(path: Path, out: Path, classes: str | Path | Sequence[str] | 
     if target.exists():
         raise WeaksegError(f"{target} exists; nothing is overwritten, so remove it or name another file")
     rows = ((voc_id(key), [names[k] for k in np.flatnonzero(vector)]) for key, vector in vectors.items())
-    write_text(target, _csv(rows))
+    write_text(target, tags_csv(rows))
     return target

@@ -178,6 +178,19 @@ def read_tags_csv(
     return found
 
 
+def tags_csv(rows: Iterable[tuple[str, Iterable[str]]]) -> str:
+    """The text of a tags.csv, of the file name and the tags of each photograph.
+
+    >>> tags_csv([("a.jpg", ["cat", "dog"]), ("b.jpg", [])])
+    'image,tags\\na.jpg,cat;dog\\nb.jpg,\\n'
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("image", "tags"))
+    writer.writerows((image, ";".join(names)) for image, names in rows)
+    return text.getvalue()
+
+
 def _rows(text: str) -> Iterable[tuple[int, list[str]]]:
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     return ((reader.line_num, row) for row in reader)

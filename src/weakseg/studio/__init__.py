@@ -1,0 +1,1 @@
+"""The review page: people look at masks, mend them and keep the good ones."""

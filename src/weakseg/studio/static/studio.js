@@ -10,7 +10,7 @@ const photo = $("photo").getContext("2d"), paint = $("mask").getContext("2d");
 let classes = [], photographs = [], counts = {}, filter = "all", onlyClass = 0;
 let current = null; // {entry, labels, width, height}: what is on the stage
 let tool = "brush", drawing = 1, held = null, peeking = false;
-let view = { scale: 1, x: 0, y: 0 };
+let view = { scale: 1, x: 0, y: 0, own: false }; // own: somebody zoomed or moved
 let undone = [], done = [], base = null, stroke = null;
 let saving = null, timer = 0, opened = 0, stamp = 0;
 const colours = new Uint8Array(256 * 3);
@@ -181,6 +181,7 @@ function fit() {
   view.scale = Math.max(.02, Math.min((box.width - 2 * room) / width, (box.height - 2 * room) / height, 8));
   view.x = (box.width - view.scale * width) / 2;
   view.y = (box.height - view.scale * height) / 2;
+  view.own = false;
   place();
 }
 
@@ -189,6 +190,7 @@ function zoom(factor, x, y) {
   view.x = x - (x - view.x) * scale / view.scale;
   view.y = y - (y - view.y) * scale / view.scale;
   view.scale = scale;
+  view.own = true;
   place();
 }
 
@@ -358,6 +360,7 @@ stage.addEventListener("pointermove", (event) => {
   if (stroke.pan) {
     view.x += event.clientX - stroke.x; view.y += event.clientY - stroke.y;
     stroke.x = event.clientX; stroke.y = event.clientY;
+    view.own = true;
     return place();
   }
   for (const one of event.getCoalescedEvents ? event.getCoalescedEvents() : [event]) {
@@ -431,7 +434,7 @@ $("undo").addEventListener("click", undo);
 $("redo").addEventListener("click", redo);
 $("reset").addEventListener("click", reset);
 $("opacity").addEventListener("input", () => redraw());
-addEventListener("resize", () => { if (current) fit(); });
+new ResizeObserver(() => { if (current && !view.own) fit(); }).observe(stage);
 addEventListener("beforeunload", (event) => { if (current && current.dirty) event.preventDefault(); });
 
 guarded(async () => {

@@ -22,8 +22,8 @@ check: setup lint  ## the fast loop: format, lint, types, import rule, fast test
 	$(PY) -m pytest -q -n $(THREADS) -m "not slow and not gpu and not net and not realdata"
 
 lint: setup
-	.venv/bin/ruff format --check src tests
-	.venv/bin/ruff check src tests
+	.venv/bin/ruff format --check src tests examples
+	.venv/bin/ruff check src tests examples
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 

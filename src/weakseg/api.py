@@ -285,12 +285,12 @@ def predict(
     """Segment photographs with the network of an ended run; no tags are needed.
 
     Args:
-        run: the run's folder.
+        run: the run's folder, or a ``.safetensors`` bundle of its network (`export_network`).
         photos: folder of photographs.
         out: receives palette PNGs named by file stem, at each photograph's own size; those that are there are kept.
             From a network of instances: ``instances.json`` (COCO, run lengths), ``instances/`` with a file for each
             photograph, and ``previews/`` with those of score 0.5 and more.
-        seed: which of the run's seeds.
+        seed: which of the run's seeds; a bundle holds one of them.
         device, workers, progress, say: as in `run`.
 
     Returns:
@@ -299,19 +299,19 @@ def predict(
     from weakseg import _ranks, infer
     from weakseg.data.dataset import open_photos
     from weakseg.data.view import View
-    from weakseg.pipeline.labelling import InstanceStore, network_of, prediction_store
+    from weakseg.export.bundle import is_bundle, load_bundle
+    from weakseg.pipeline.labelling import InstanceStore, prediction_store
+    from weakseg.pipeline.networks import network_of
 
     _ranks.join(device)
-    manifest = _manifest(Path(run), seed)
-    step = manifest["recipe"]["predictions"]
-    if step is None:
-        raise WeaksegError(f"{run} trained no segmentation network: recipe {manifest['recipe']['name']} ends before it")
-    dataset = open_photos(photos, classes=manifest["classes"])
-    method, model = network_of(Path(run) / f"seed-{seed}", manifest, step, device)
-    store = prediction_store(method, Path(out))
-    _ranks.first(lambda: store.claim(dataset, network=f"{step} of {run}, seed {seed}", digest=_digest(manifest, step)))
+    network = load_bundle(run, device) if is_bundle(run) else network_of(Path(run), seed, device)
+    about = network.about
+    dataset = open_photos(photos, classes=about.classes)
+    store = prediction_store(network.method, Path(out))
+    name = f"{about.step} of {run}, seed {about.seed}"
+    _ranks.first(lambda: store.claim(dataset, network=name, digest=about.fingerprint))
     infer.map_samples(
-        lambda sample: {store.key: method.predict(model, sample)},
+        lambda sample: {store.key: network.method.predict(network.model, sample)},
         View(dataset=dataset, ids=dataset.ids, need_tags=False),
         store,
         workers=workers,
@@ -384,6 +384,49 @@ def review(
     counts = made.counts()
     say(f"{counts['accepted']} accepted, {counts['rejected']} rejected, {counts['open']} open; a data set in {out}")
     return counts
+
+
+def export_network(
+    run: str | Path,
+    out: str | Path,
+    *,
+    seed: int = 0,
+    to: Literal["onnx", "safetensors"] | None = None,
+    say: Say = _tell,
+) -> Path:
+    """The segmentation network of an ended run as one file: ONNX for other runtimes, or a bundle for weakseg.
+
+    ONNX holds one look at each photograph (`weakseg.export.onnx`); a bundle (`weakseg.export.bundle`) predicts what
+    the run predicts, and `predict` takes it in place of the run's folder.
+
+    Args:
+        run: the run's folder.
+        out: ``FILE.onnx`` or ``FILE.safetensors``; what is there is replaced.
+        seed: which of the run's seeds.
+        to: ``onnx`` or ``safetensors``; None = as `out` ends.
+        say: receives what the file is, and what it does not do.
+
+    Returns:
+        `out`.
+
+    Raises:
+        WeaksegError: another kind of file; a run that has not ended or has no such network; ONNX without its extra, of
+            a network of instances, or of one that ONNX Runtime computes differently.
+    """
+    from weakseg.export.bundle import export_bundle
+    from weakseg.export.onnx import export_onnx
+
+    kind = Path(out).suffix.removeprefix(".") if to is None else to
+    if kind == "onnx":
+        say(export_onnx(run, out, seed=seed).sentence())
+    elif kind == "safetensors":
+        export_bundle(run, out, seed=seed)
+        say(f"{out}: weights and settings in one file; `weakseg predict` takes it in place of the run's folder")
+    else:
+        raise WeaksegError(
+            f"a network leaves as .onnx or .safetensors, not as {kind or Path(out).name!r}: name such a file"
+        )
+    return Path(out)
 
 
 def evaluate(
@@ -768,27 +811,16 @@ def _tell_skipped(dataset: Any, tags: str | Path, say: Say) -> None:
         say(f"skipped, for {tags} has no row of them: {', '.join(skipped)}")
 
 
-def _digest(manifest: Mapping[str, Any], step: str) -> str:
-    """What identifies a fitted step of an ended run."""
-    return next(str(s["fingerprint"]) for s in manifest["steps"] if s["name"] == step)
-
-
 def _manifest(run: Path, seed: int = 0) -> dict[str, Any]:
-    from weakseg.data.store import read_json
+    from weakseg.pipeline.networks import manifest_of
 
-    path = _run_folder(run) / f"seed-{seed}" / "manifest.json"
-    if not path.is_file():
-        raise WeaksegError(f"{path} is missing: has the run ended? Start `weakseg run` again with the same command")
-    manifest: dict[str, Any] = read_json(path, dict)
-    if lacking := [key for key in ("recipe", "classes", "steps") if key not in manifest]:
-        raise WeaksegError(f"{path} is no manifest of a run, it lacks {', '.join(lacking)}; start the run again")
-    return manifest
+    return manifest_of(run, seed)
 
 
 def _run_folder(run: Path) -> Path:
-    if not any(run.glob("seed-*")):
-        raise WeaksegError(f"{run} is no run folder: it holds no seed-0; give the --out of an earlier `weakseg run`")
-    return run
+    from weakseg.pipeline.networks import run_folder
+
+    return run_folder(run)
 
 
 def _chosen(

@@ -215,7 +215,7 @@ def label(
     help=_help("Segment photographs with the network of an ended run.", "weakseg predict runs/cam photos --out masks")
 )
 def predict(
-    run: Annotated[Path, typer.Argument(help="Folder of an ended run.")],
+    run: Annotated[Path, typer.Argument(help="Folder of an ended run, or a .safetensors bundle of its network.")],
     photos: Annotated[Path, typer.Argument(help="Folder of photographs.")],
     out: Out,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Which of the run's seeds.")] = 0,

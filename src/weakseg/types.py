@@ -455,7 +455,11 @@ class Refiner(Protocol):
 
 @runtime_checkable
 class Segmenter(Learner, Protocol):
-    """Label maps in, a network that needs no labels out."""
+    """Label maps in, a network that needs no labels out.
+
+    One that can leave for other runtimes also has ``one_view(model, images)``: uint8 (B, 3, H, W) -> float32
+    (B, C + 1, H, W), the softmax of one look at each photograph, in operations that torch exports.
+    """
 
     def predict(self, model: nn.Module, sample: Sample) -> "LabelMap | Instances": ...
 

@@ -399,6 +399,13 @@ class Nal:
             return mean_of_views(x.softmax(dim=1) for x in logits)
         return mean_of_views(logits).softmax(dim=0)
 
+    def one_view(self, model: CosineDeepLab, images: Tensor) -> Tensor:
+        """float32 (B, C + 1, H, W), summing to one: softmax of photographs uint8 (B, 3, H, W) as they are.
+
+        `probabilities` with the one scale 1 and without the mirror image, for other runtimes.
+        """
+        return self._resized(model(model.normalise(images)).float(), images.shape[2:]).softmax(dim=1)
+
     def confidence_map(self, model: CosineDeepLab, sample: Sample) -> Tensor:
         """sigma of each pixel of Y_crf, float (H, W), 0-1, at the photograph's own size: fig. 5."""
         crf, _ = two_label_maps(sample.seeds)

@@ -129,12 +129,23 @@ class Segment:
         The logits of each view are resized bilinearly to the photograph; ``average = "softmax"`` takes the mean of
         their softmax, ``"logits"`` the softmax of their mean, ``"max"`` the maximum of their softmax.
         """
-        views = (interpolate(v, sample.size, mode="bilinear", align_corners=False) for v in self._views(model, sample))
+        views = (self._resized(v, sample.size) for v in self._views(model, sample))
         if self.average == "softmax":
             return mean_of_views(v.softmax(dim=1) for v in views)
         if self.average == "max":
             return max_of_views(v.softmax(dim=1) for v in views)
         return mean_of_views(views).softmax(dim=0)
+
+    def one_view(self, model: DeepLab, images: Tensor) -> Tensor:
+        """float32 (B, C + 1, H, W), summing to one: softmax of photographs uint8 (B, 3, H, W) as they are.
+
+        `probabilities` with the one scale 1 and nothing else: no mirror image, no `test_size`. What leaves weakseg for
+        other runtimes is this.
+        """
+        return self._resized(self._logits(model, model.normalise(images)).float(), images.shape[2:]).softmax(dim=1)
+
+    def _resized(self, logits: Tensor, size: Iterable[int]) -> Tensor:
+        return interpolate(logits, tuple(size), mode="bilinear", align_corners=False)
 
     def _views(self, model: DeepLab, sample: Sample) -> Iterable[Tensor]:
         """float (1 or 2, C + 1, h_s, w_s) of each scale; the mirror image's logits are turned back."""

@@ -1,20 +1,16 @@
-"""The parts of a recipe on their own: its steps up to the pseudo-masks, and its network for new photographs."""
+"""A part of a recipe on its own, its steps up to the pseudo-masks; and where predictions for new photographs go."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
-from torch import nn
-
 from weakseg.data.coco_write import write_coco_instances
 from weakseg.data.dataset import Dataset
 from weakseg.data.store import Store, read_json, read_label_map, write_json, write_label_map, write_text
 from weakseg.pipeline.book import INSTANCES, read_instances
 from weakseg.pipeline.evaluations import Tags
-from weakseg.pipeline.plan import backbone_of
 from weakseg.pipeline.recipe import Recipe, Resolved, parse_recipe, resolve
-from weakseg.pipeline.run import load_fitted
 from weakseg.types import LABELS, Instances, LabelMap, Outputs, WeaksegError
 
 
@@ -56,15 +52,6 @@ def _reads_saliency(step: Resolved, run: Path | None) -> bool:
 def recipe_of(manifest: Mapping[str, Any]) -> Recipe:
     """The recipe that an ended run followed."""
     return parse_recipe(json.dumps(manifest["recipe"]), manifest["recipe"]["name"])
-
-
-def network_of(seed_folder: Path, manifest: Mapping[str, Any], step: str, device: str) -> tuple[Any, nn.Module]:
-    """(method, fitted network) of step `step` of an ended run."""
-    resolved: Resolved = next(s for s in resolve(recipe_of(manifest)) if s.name == step)
-    folder = next(s["folder"] for s in manifest["steps"] if s["name"] == step)
-    fit = seed_folder / folder / "fit"
-    model = load_fitted(resolved.method, backbone_of(resolved), len(manifest["classes"]), fit, device)
-    return resolved.method, model
 
 
 def prediction_store(method: Any, folder: Path) -> "PredictionStore":

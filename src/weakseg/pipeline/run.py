@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from weakseg import _ranks, infer, train
+from weakseg._checkpoint import load_weights_strictly
 from weakseg._devices import cores
 from weakseg.data.dataset import Dataset
-from weakseg.data.store import write_json, write_tensors
+from weakseg.data.store import read_tensors, write_json, write_tensors
 from weakseg.data.view import View
 from weakseg.pipeline.files import adopt, link_file, link_tree
 from weakseg.pipeline.look import Look
@@ -147,14 +148,24 @@ def kept_models(planned: Planned, num_classes: int, device: str) -> dict[str, Ca
 
 def load_fitted(method: Any, backbone: Backbone, num_classes: int, folder: Path, device: str) -> nn.Module:
     """The network that `method` builds, with the weights in `folder`, on `device`, for inference."""
-    model = method.build(num_classes, _unloaded(backbone))
-    files = [folder / name for name in ("model.safetensors", "finished.safetensors") if (folder / name).is_file()]
-    if not files:
-        raise WeaksegError(f"{folder} holds no model.safetensors: give the folder that a training left, STEP/fit")
-    for file in files:
-        infer.load_model(model, file)
-    fitted: nn.Module = model.to(infer.resolve_device(device)).eval()
-    return fitted
+    return build_fitted(method, backbone, num_classes, read_tensors(fitted_file(folder)), folder, device)
+
+
+def fitted_file(folder: Path) -> Path:
+    """The file with the final weights in the ``fit`` folder of a step: after the method's `finish`, if it has one."""
+    for name in ("finished.safetensors", "model.safetensors"):
+        if (folder / name).is_file():
+            return folder / name
+    raise WeaksegError(f"{folder} holds no model.safetensors: give the folder that a training left, STEP/fit")
+
+
+def build_fitted(
+    method: Any, backbone: Backbone, num_classes: int, tensors: dict[str, Tensor], source: Path, device: str
+) -> nn.Module:
+    """The network that `method` builds, with the weights `tensors` of file `source`, on `device`, for inference."""
+    model: nn.Module = method.build(num_classes, _unloaded(backbone))
+    load_weights_strictly(model, tensors, source)
+    return model.to(infer.resolve_device(device)).eval()
 
 
 def _fit(chain: Chain, planned: Planned) -> dict[str, Any]:

@@ -56,6 +56,15 @@ def network(method: Segment) -> DeepLab:
     return method.build(3, VGG if method.head.startswith("vgg") else BACKBONE)
 
 
+@pytest.mark.parametrize("channels", [8, 16, 24])
+def test_a_narrow_v3plus_predicts_one_photograph(channels):
+    """Its pooled features are single values, of which a group of GroupNorm wants two."""
+    method = replace(TINY["v3plus"], channels=channels, scales=(1.0,), flip=False)
+    model = network(method).eval()
+    with torch.no_grad():
+        assert method.predict(model, sample()).shape == (50, 70)
+
+
 def test_the_published_constants():
     """methods.md 10, row V2 ResNet101."""
     v2 = METHODS["v2"]

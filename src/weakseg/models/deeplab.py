@@ -256,4 +256,6 @@ def _separable(inputs: int, outputs: int, rate: int = 1) -> nn.Sequential:
 
 
 def _norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(math.gcd(16, channels), channels)
+    """16 groups where they fit; two channels in each at least, for after pooling a channel is a single value."""
+    groups = math.gcd(16, channels)
+    return nn.GroupNorm(groups if channels > groups else max(1, groups // 2), channels)

@@ -78,16 +78,16 @@ def decode_png(data: bytes, where: str, size: tuple[int, int] | None = None) -> 
     Raises:
         WeaksegError: no PNG, damaged, not of `size` = (H, W), or more pixels than a photograph has.
     """
+    if not data.startswith(b"\x89PNG\r\n\x1a\n"):
+        raise WeaksegError(f"{where} is no PNG; export it again")
+    got = checked_size(int.from_bytes(data[20:24], "big"), int.from_bytes(data[16:20], "big"), where)
+    if size is not None and got != size:
+        raise WeaksegError(f"{where} is {got[1]}x{got[0]}, wanted {size[1]}x{size[0]} pixels; export it again")
     try:
         with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
-            got = checked_size(image.height, image.width, where)
-            if size is not None and got != size:
-                raise WeaksegError(f"{where} is {got[1]}x{got[0]}, wanted {size[1]}x{size[0]} pixels; export it again")
             image.load()
             return image.copy()
-    except WeaksegError:
-        raise
-    except (OSError, ValueError, SyntaxError, EOFError, zlib.error, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, EOFError, zlib.error) as error:
         raise WeaksegError(f"{where} is no readable PNG; export it again") from error
 
 

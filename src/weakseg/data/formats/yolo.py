@@ -165,7 +165,8 @@ def open_file(path: Path, classes: tuple[str, ...] | None, size: SizeOf) -> Inco
     root, table = (path, path / _YAML) if path.is_dir() else (path.parent, path)
     own = decode_yaml(read_text(table), str(table))
     names = classes or incoming_classes(own, str(table))
-    values = [value_of(name, label_values(names), str(table)) for name in own]
+    meanings = label_values(names)
+    values = [value_of(name, meanings, str(table)) for name in own]
     files = _files(root)
 
     def read(id: str) -> np.ndarray:

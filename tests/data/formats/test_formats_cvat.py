@@ -82,6 +82,8 @@ def test_ignore_is_no_label_where_it_does_not_occur(tmp_path):
 def test_equal_masks_give_equal_bytes(tmp_path):
     one, other = export("cvat", tmp_path / "x.zip"), export("cvat", tmp_path / "y.zip")
     assert one.read_bytes() == other.read_bytes()
+    with zipfile.ZipFile(one) as archive:
+        assert {info.date_time for info in archive.infolist()} == {(1980, 1, 1, 0, 0, 0)}
 
 
 @pytest.mark.parametrize("top", ["", "task/"])

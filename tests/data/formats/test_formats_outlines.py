@@ -63,6 +63,13 @@ def test_corners_by_hand():
     ]  # fmt: skip
 
 
+def test_where_pixels_touch_by_a_corner_the_walk_stays_with_its_own():
+    assert outline(drawn("1111", "1.11", "11.1", "1111") > 0) == [  # one hole of two pixels: (2, 2) is passed twice
+        (0, 0), (4, 0), (4, 4), (0, 4), (0, 1),
+        (1, 1), (1, 2), (2, 2), (2, 3), (3, 3), (3, 2), (2, 2), (2, 1), (0, 1),
+    ]  # fmt: skip
+
+
 def test_pieces_by_hand():
     found = [(p.value, p.top, p.left, p.inside.tolist()) for p in pieces(drawn("11.", "..1", "#.2"))]
     assert found == [

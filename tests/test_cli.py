@@ -7,7 +7,8 @@ import pytest
 
 from weakseg import api, cli
 
-VERBS = (["demo"], ["run"], ["sweep"], ["label"], ["predict"], ["evaluate"], ["report"], ["results"], ["methods"], ["doctor"],
+VERBS = (["demo"], ["run"], ["sweep"], ["label"], ["predict"], ["evaluate"], ["report"], ["export"], ["import"], ["results"], ["methods"],
+         ["doctor"],
          ["data", "check"], ["data", "scenes"], ["data", "convert"], ["weights", "convert"])  # fmt: skip
 
 

@@ -568,6 +568,100 @@ def compare(runs: Sequence[str | Path]) -> list[dict[str, Any]]:
     return rows([record for run in runs for record in run_results(_run_folder(Path(run)))])
 
 
+def export(
+    source: str | Path,
+    out: str | Path,
+    *,
+    to: str,
+    photos: str | Path | None = None,
+    classes: str | Path | Sequence[str] | None = None,
+    what: Literal["labels", "predictions"] = "labels",
+    seed: int = 0,
+    per: Literal["region", "class"] = "region",
+    overwrite: bool = False,
+    progress: bool = True,
+    say: Say = _tell,
+) -> Path:
+    """Pseudo-masks or predictions as an annotation tool opens them.
+
+    Args:
+        source: a run folder (also the `out` of `label`), or a folder of palette PNGs named by file stem.
+        out: the file (``.zip``, ``.json``), or a folder to put it into.
+        to: ``cvat``, ``coco``, ``labelme``, ``label-studio`` or ``yolo``; what each holds and how 255 travels stands
+            in its file in `weakseg.data.formats`.
+        photos: folder of the photographs, for their file names; without it ``<id>.jpg`` is assumed.
+        classes: names in the order of their ids; else the run's, or classes.txt beside the masks.
+        what, seed: which masks of a run.
+        per: one annotation for each connected ``region``, or for each ``class``.
+        overwrite: replace files that are there.
+        progress, say: as in `run`.
+
+    Returns:
+        The file or folder that was written.
+
+    Raises:
+        WeaksegError: an unknown tool, no masks, no names of classes, a mask of another size than its photograph.
+    """
+    from weakseg.data import formats
+    from weakseg.data.interchange import export_masks
+    from weakseg.progress import ticking
+
+    if formats.load(to).NAMES_PHOTOS and photos is None:
+        say("without --photos each photograph is taken to be ID.jpg")
+    with ticking("export", show=progress) as tick:
+        target, count = export_masks(
+            Path(source), Path(out), to, photos=_path(photos), classes=classes, what=what, seed=seed, per=per,
+            overwrite=overwrite, tick=tick,
+        )  # fmt: skip
+    say(f"{count} masks for {to} in {target}")
+    return target
+
+
+def import_masks(
+    file: str | Path,
+    out: str | Path,
+    *,
+    from_: str,
+    classes: str | Path | Sequence[str] | None = None,
+    photos: str | Path | None = None,
+    overwrite: bool = False,
+    progress: bool = True,
+    say: Say = _tell,
+) -> Path:
+    """Masks that were drawn or corrected in an annotation tool, as palette PNGs.
+
+    Args:
+        file: what the tool exported: a file, or a folder (labelme, yolo).
+        out: receives ``<id>.png`` and ``classes.txt``: the ``masks`` folder of a plain-folder data set, from where a
+            run takes them by its step ``labels.truth``.
+        from_: ``cvat``, ``coco``, ``labelme``, ``label-studio`` or ``yolo``.
+        classes: names in the order of their ids; else classes.txt in `out` or in the folder around it, else the order
+            of the file.
+        photos: folder of the photographs: masks are compared with their sizes. YOLO's files ask for it.
+        overwrite: replace masks that are there.
+        progress, say: as in `run`.
+
+    Returns:
+        `out`.
+
+    Raises:
+        WeaksegError: an unknown tool, a damaged file, a label that is no class, a mask that is there already.
+    """
+    from weakseg.data.interchange import import_masks as write_masks
+    from weakseg.progress import ticking
+
+    with ticking("import", show=progress) as tick:
+        done = write_masks(
+            Path(file), Path(out), from_, classes=classes, photos=_path(photos), overwrite=overwrite, tick=tick
+        )
+    for note in done.notes:
+        say(note)
+    if done.empty:
+        say(f"{len(done.empty)} of {len(done.ids)} photographs have no annotation: their masks are background alone")
+    say(f"{len(done.ids)} masks of {len(done.classes)} classes in {done.out}")
+    return done.out
+
+
 def report(run: str | Path) -> Path:
     """Write ``report.html`` of an ended run anew from its ``report.json``; the page's path."""
     from weakseg.report.html import write_report

@@ -55,6 +55,10 @@ Saliency = Annotated[
         "--saliency", metavar="FOLDER|builtin", help="Saliency maps named like the photographs; builtin estimates them."
     ),
 ]
+Photos = Annotated[
+    Path | None, typer.Option("--photos", help="Folder of the photographs, for their file names and sizes.")
+]
+Replace = Annotated[bool, typer.Option("--overwrite", help="Replace files that are there.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -306,6 +310,57 @@ def evaluate(
     )  # fmt: skip
     table = format_table if saliency_maps is None else format_saliency
     print(json.dumps(result, indent=1) if as_json else table(result))
+
+
+@app.command(
+    help=_help(
+        "Pseudo-masks or predictions as an annotation tool opens them: cvat, coco, labelme, label-studio, yolo.",
+        "weakseg export runs/cam --to cvat --out cvat.zip --photos photos",
+    )
+)
+def export(
+    source: Annotated[Path, typer.Argument(help="A run folder, or a folder of palette PNGs with classes.txt.")],
+    to: Annotated[str, typer.Option("--to", help="cvat, coco, labelme, label-studio or yolo.")],
+    out: Annotated[Path, typer.Option("--out", help="The file (.zip, .json), or a folder.")],
+    photos: Photos = None,
+    classes: Classes = None,
+    what: Annotated[Literal["labels", "predictions"], typer.Option("--what", help="Which masks of a run.")] = "labels",
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Which of the run's seeds.")] = 0,
+    per: Annotated[
+        Literal["region", "class"], typer.Option("--per", help="What becomes an annotation of its own.")
+    ] = "region",
+    overwrite: Replace = False,
+    progress: Progress = True,
+) -> None:
+    """Masks as an annotation tool opens them."""
+    from weakseg import api
+
+    api.export(
+        source, out, to=to, photos=photos, classes=classes, what=what, seed=seed, per=per, overwrite=overwrite,
+        progress=progress,
+    )  # fmt: skip
+
+
+@app.command(
+    "import",
+    help=_help(
+        "Masks that were corrected in an annotation tool, as palette PNGs: the masks folder of a data set.",
+        "weakseg import export.zip --from cvat --out data/masks --photos data/images",
+    ),
+)
+def import_masks(
+    file: Annotated[Path, typer.Argument(help="What the tool exported: a file, or a folder (labelme, yolo).")],
+    from_: Annotated[str, typer.Option("--from", help="cvat, coco, labelme, label-studio or yolo.")],
+    out: Annotated[Path, typer.Option("--out", help="Receives ID.png and classes.txt.")],
+    classes: Classes = None,
+    photos: Photos = None,
+    overwrite: Replace = False,
+    progress: Progress = True,
+) -> None:
+    """Masks that were corrected in an annotation tool."""
+    from weakseg import api
+
+    api.import_masks(file, out, from_=from_, classes=classes, photos=photos, overwrite=overwrite, progress=progress)
 
 
 @app.command(help=_help("Write the HTML report of an ended run anew.", "weakseg report runs/cam"))

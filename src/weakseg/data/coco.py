@@ -25,6 +25,9 @@ from weakseg.data.lists import escapes, find_lists, stem_of
 from weakseg.data.runs import decode_runs
 from weakseg.types import IGNORE, LabelMap, WeaksegError
 
+MAX_LENGTH = 1 << 22
+"""Pixels of the longest outline that is drawn: pycocotools keeps five points for each, in C."""
+
 
 class _Raw(NamedTuple):
     """One annotation as it stands in the file; `shape` is None unless shapes are wanted."""
@@ -176,7 +179,8 @@ def rasterise(shape: Any, size: tuple[int, int]) -> np.ndarray:
     """bool (H, W): the inside of a COCO segmentation, a list of polygons or run lengths.
 
     Raises:
-        WeaksegError: it is neither, is made for another size, or lies far outside of the photograph.
+        WeaksegError: it is neither, is made for another size, lies far outside of the photograph, or is so long that
+            it must be made up.
     """
     height, width = size
     if isinstance(shape, dict):
@@ -194,8 +198,16 @@ def rasterise(shape: Any, size: tuple[int, int]) -> np.ndarray:
             rings.append([float(v) for v in ring])
     if not rings:
         return np.zeros(size, bool)
+    if sum(_length(ring) for ring in rings) > MAX_LENGTH:
+        raise WeaksegError(f"a polygon is longer than {MAX_LENGTH:,} pixels")
     inside: np.ndarray = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(rings, height, width))) > 0
     return inside
+
+
+def _length(ring: list[float]) -> float:
+    """Steps that pycocotools makes along a polygon, in pixels: the longer of both sides of each edge."""
+    corners = np.array([*ring, *ring[:2]]).reshape(-1, 2)
+    return float(np.abs(np.diff(corners, axis=0)).max(axis=1).sum())
 
 
 def _outline(bbox: list[float]) -> list[list[float]]:

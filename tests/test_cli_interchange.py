@@ -85,7 +85,7 @@ def test_corrected_masks_enter_a_run_as_its_truth(place, weakseg):
     [
         (
             ["export", "run", "--to", "cvt", "--out", "o"],
-            "'cvt' is no annotation tool that is known (did you mean 'cvat'",
+            "nothing is exported to 'cvt' (did you mean 'cvat'",
         ),
         (["export", "nowhere", "--to", "cvat", "--out", "o"], "nowhere is no folder"),
         (["export", "run", "--to", "cvat", "--out", "o", "--what", "predictions"], "holds no predictions"),

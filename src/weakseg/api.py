@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from weakseg._words import near
 from weakseg.types import LABELS, WeaksegError
 
 Say = Callable[[str], None]
@@ -343,7 +344,7 @@ def review(
     an earlier one ended. Needs the extra ``review``.
 
     Args:
-        masks: folder of palette PNGs named by file stem, with ``classes.txt``; or what `label` or `predict` wrote.
+        masks: folder of palette PNGs named by file stem, with ``classes.txt``; or a run folder, also `label`'s `out`.
         photos: folder of their photographs.
         out: a plain-folder data set of what was accepted: ``images``, ``masks``, ``tags.csv``, ``classes.txt``,
             ``lists/train.txt``; and ``review`` with decisions and corrections.
@@ -360,7 +361,7 @@ def review(
         WeaksegError: nothing to review, another review in `out`, a port that is taken, or the extra is missing.
     """
     from weakseg.data.dataset import open_photos
-    from weakseg.data.masks import mask_folder
+    from weakseg.data.interchange import find_masks
     from weakseg.pipeline.execute import locked
     from weakseg.progress import ticking
 
@@ -371,12 +372,12 @@ def review(
         raise WeaksegError(
             f"the review page needs {error.name}; install it with `pip install weakseg[review]`"
         ) from error
-    found = mask_folder(masks, classes)
-    dataset = open_photos(photos, classes=found.classes, tags_csv=tags)
+    paths, names = find_masks(Path(masks), classes)
+    dataset = open_photos(photos, classes=names, tags_csv=tags)
     out = Path(out)
     with locked(out):
         with ticking("masks", show=progress) as tick:
-            made = Review(dataset, found.paths, found.classes, out, tick=tick)
+            made = Review(dataset, dict(paths.items()), names, out, tick=tick)
         if made.skipped:
             more = f" (and {len(made.skipped) - 1} more)" if len(made.skipped) > 1 else ""
             say(f"left out: {made.skipped[0]}{more}")
@@ -391,7 +392,7 @@ def export_network(
     out: str | Path,
     *,
     seed: int = 0,
-    to: Literal["onnx", "safetensors"] | None = None,
+    to: str | None = None,
     say: Say = _tell,
 ) -> Path:
     """The segmentation network of an ended run as one file: ONNX for other runtimes, or a bundle for weakseg.
@@ -582,13 +583,14 @@ def export(
     progress: bool = True,
     say: Say = _tell,
 ) -> Path:
-    """Pseudo-masks or predictions as an annotation tool opens them.
+    """Pseudo-masks or predictions as an annotation tool opens them, or a run's trained network for other runtimes.
 
     Args:
         source: a run folder (also the `out` of `label`), or a folder of palette PNGs named by file stem.
-        out: the file (``.zip``, ``.json``), or a folder to put it into.
+        out: the file (``.zip``, ``.json``, ``.onnx``, ``.safetensors``), or a folder to put masks into.
         to: ``cvat``, ``coco``, ``labelme``, ``label-studio`` or ``yolo``; what each holds and how 255 travels stands
-            in its file in `weakseg.data.formats`.
+            in its file in `weakseg.data.formats`. ``onnx`` or ``safetensors``: as `export_network`, which reads
+            `seed` of the arguments below and no other.
         photos: folder of the photographs, for their file names; without it ``<id>.jpg`` is assumed.
         classes: names in the order of their ids; else the run's, or classes.txt beside the masks.
         what, seed: which masks of a run.
@@ -606,6 +608,13 @@ def export(
     from weakseg.data.interchange import export_masks
     from weakseg.progress import ticking
 
+    if to in ("onnx", "safetensors"):
+        if Path(out).is_file() and not overwrite:
+            raise WeaksegError(f"{out} exists; nothing was written, so name another --out or give --overwrite")
+        return export_network(source, out, seed=seed, to=to, say=say)
+    if to not in formats.names():
+        known = [*formats.names(), "onnx", "safetensors"]
+        raise WeaksegError(f"nothing is exported to {to!r}{near(to, known, or_all=True)}")
     if formats.load(to).NAMES_PHOTOS and photos is None:
         say("without --photos each photograph is taken to be ID.jpg")
     with ticking("export", show=progress) as tick:

@@ -236,11 +236,11 @@ def predict(
 @app.command(
     help=_help(
         "Look at masks in a browser, mend them, keep the good ones as a data set.",
-        "weakseg review masks/labels photos --tags tags.csv --out reviewed",
+        "weakseg review masks photos --tags tags.csv --out reviewed",
     )
 )
 def review(
-    masks: Annotated[Path, typer.Argument(help="Folder of palette PNGs with classes.txt.")],
+    masks: Annotated[Path, typer.Argument(help="A run folder, or a folder of palette PNGs with classes.txt.")],
     photos: Annotated[Path, typer.Argument(help="Folder of their photographs.")],
     out: Annotated[Path, typer.Option("--out", help="Receives what was accepted as a data set, and the decisions.")],
     tags: Annotated[
@@ -314,14 +314,14 @@ def evaluate(
 
 @app.command(
     help=_help(
-        "Pseudo-masks or predictions as an annotation tool opens them: cvat, coco, labelme, label-studio, yolo.",
+        "Masks for annotation tools (cvat, coco, labelme, label-studio, yolo), or a network for other runtimes (onnx).",
         "weakseg export runs/cam --to cvat --out cvat.zip --photos photos",
     )
 )
 def export(
     source: Annotated[Path, typer.Argument(help="A run folder, or a folder of palette PNGs with classes.txt.")],
-    to: Annotated[str, typer.Option("--to", help="cvat, coco, labelme, label-studio or yolo.")],
-    out: Annotated[Path, typer.Option("--out", help="The file (.zip, .json), or a folder.")],
+    to: Annotated[str, typer.Option("--to", help="cvat, coco, labelme, label-studio, yolo, onnx or safetensors.")],
+    out: Annotated[Path, typer.Option("--out", help="The file (.zip, .json, .onnx, .safetensors), or a folder.")],
     photos: Photos = None,
     classes: Classes = None,
     what: Annotated[Literal["labels", "predictions"], typer.Option("--what", help="Which masks of a run.")] = "labels",
@@ -332,7 +332,7 @@ def export(
     overwrite: Replace = False,
     progress: Progress = True,
 ) -> None:
-    """Masks as an annotation tool opens them."""
+    """Masks as an annotation tool opens them, or a network for other runtimes."""
     from weakseg import api
 
     api.export(

@@ -133,3 +133,16 @@ def test_what_cannot_leave_is_one_sentence(place, run, tmp_path):
     (masks / "seed-0" / "manifest.json").write_text(json.dumps(manifest))
     refused("trained no segmentation network", source=masks)
     assert not [f for f in tmp_path.iterdir() if f.suffix in (".onnx", ".safetensors") or f.name.startswith(TEMPORARY)]
+
+
+@pytest.mark.slow
+def test_the_verb_for_masks_takes_networks_too_and_replaces_nothing_unasked(run, tmp_path):
+    made = api.export(run, tmp_path / "net.safetensors", to="safetensors", say=quiet)
+    before = made.read_bytes()
+    with pytest.raises(WeaksegError, match="exists; nothing was written"):
+        api.export(run, made, to="safetensors", say=quiet)
+    assert api.export(run, made, to="safetensors", overwrite=True, say=quiet).read_bytes() == before
+    assert load_bundle(made).about.step == "segment"
+    with pytest.raises(WeaksegError, match="did you mean 'onnx'"):
+        api.export(run, tmp_path / "o", to="onx", say=quiet)
+    assert api.export(run, tmp_path / "cvat.zip", to="cvat", progress=False, say=quiet).is_file()

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from weakseg.data.dataset import open_dataset, open_photos
-from weakseg.data.masks import mask_folder
+from weakseg.data.interchange import find_masks
 from weakseg.data.store import read_label_map, write_label_map
 from weakseg.studio.review import Review, doubts
 from weakseg.types import WeaksegError
@@ -40,9 +40,9 @@ def place(tmp_path):
 
 
 def begin(place, out="out", **more):
-    found = mask_folder(place / "made", more.pop("classes", None))
-    photos = open_photos(place / "photos", classes=found.classes, tags_csv=place / "tags.csv")
-    return Review(photos, found.paths, found.classes, place / out, **more)
+    paths, classes = find_masks(place / "made", more.pop("classes", None))
+    photos = open_photos(place / "photos", classes=classes, tags_csv=place / "tags.csv")
+    return Review(photos, dict(paths.items()), classes, place / out, **more)
 
 
 # --- doubts ---
@@ -206,22 +206,3 @@ def test_a_correction_that_fits_nothing_is_refused_and_nothing_changes(place, ma
     assert not review.entry("fine")["edited"]
     with pytest.raises(WeaksegError, match="one of open, accepted, rejected"):
         review.decide("fine", "perhaps")
-
-
-# --- a folder of masks ---
-
-
-def test_masks_lie_in_the_folder_or_in_labels_and_say_their_classes(place):
-    assert mask_folder(place / "made").classes == CLASSES
-    (place / "run").mkdir()
-    (place / "made").rename(place / "run/labels")
-    assert sorted(mask_folder(place / "run").paths) == ["empty", "fine", "stray"]
-    (place / "run/labels/classes.txt").unlink()
-    with pytest.raises(WeaksegError, match=r"no classes.txt"):
-        mask_folder(place / "run")
-    assert mask_folder(place / "run", ["a", "b"]).classes == ("a", "b")
-    (place / "bare").mkdir()
-    with pytest.raises(WeaksegError, match="holds no mask"):
-        mask_folder(place / "bare")
-    with pytest.raises(WeaksegError, match="not there"):
-        mask_folder(place / "nowhere")

@@ -121,7 +121,7 @@ def export_onnx(run: str | Path, out: str | Path, *, seed: int = 0, opset: int =
     if difference is not None and differing is not None and (difference > TOLERANCE or differing > SHARE):
         raise WeaksegError(
             f"{path} is not written: in ONNX Runtime probabilities differ from torch's by up to {difference:.2g} and "
-            f"{100 * differing:.2g} % of the labels; try another --opset, and tell us which network it is"
+            f"{100 * differing:.2g} % of the labels; try another opset, and tell us which network it is"
         )
     write_bytes(path, data)
     return Exported(path, len(data) / 1e6, difference, differing, left_out(network.method))

@@ -4,6 +4,7 @@ import io
 import json
 import re
 import socket
+import sys
 import threading
 import urllib.request
 from importlib.resources import files
@@ -182,3 +183,13 @@ def test_the_verb_serves_a_page_that_a_client_can_use(place, monkeypatch):
     assert counts == {"open": 1, "accepted": 1, "rejected": 0, "edited": 0}
     assert lines[1] == "accepted"
     assert (place / "out/masks/a.png").is_file()
+
+
+def test_without_the_extra_the_verb_says_how_to_get_it(place, monkeypatch):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.delitem(sys.modules, "weakseg.studio.server")
+    with pytest.raises(WeaksegError, match=r"needs uvicorn; install it with `pip install weakseg\[review\]`"):
+        api.review(
+            place / "made", place / "photos", place / "out", browser=False, progress=False, say=lambda line: None
+        )
+    assert not (place / "out").exists()

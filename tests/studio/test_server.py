@@ -3,7 +3,9 @@
 import io
 import json
 import re
+import signal
 import socket
+import subprocess
 import sys
 import threading
 import urllib.request
@@ -193,3 +195,34 @@ def test_without_the_extra_the_verb_says_how_to_get_it(place, monkeypatch):
             place / "made", place / "photos", place / "out", browser=False, progress=False, say=lambda line: None
         )
     assert not (place / "out").exists()
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_review_in_order_and_tells_what_was_decided(place):
+    command = [
+        sys.executable,
+        "-m",
+        "weakseg",
+        "review",
+        "made",
+        "photos",
+        "--out",
+        "out",
+        "--port",
+        "0",
+        "--no-browser",
+    ]
+    with subprocess.Popen(command, cwd=place, stderr=subprocess.PIPE, text=True) as process:
+        line = next(line for line in process.stderr if "review page:" in line)
+        request = urllib.request.Request(
+            f"{line.split()[2]}/api/decision/a", method="PUT", data=b'{"decision": "rejected"}', headers=OURS
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=60):
+                process.send_signal(signal.SIGINT)
+            _, told = process.communicate(timeout=60)
+        finally:
+            process.kill()
+    assert process.returncode == 0
+    assert "0 accepted, 1 rejected, 1 open" in told
+    assert "Traceback" not in told

@@ -5,6 +5,7 @@ requests that change something bear a header that another site cannot send. For 
 (``ssh -L 8008:127.0.0.1:8008 HOST``).
 """
 
+import contextlib
 import json
 import socket
 import threading
@@ -125,6 +126,7 @@ def serve(review: Review, *, port: int = 8008, browser: bool = True, say: Callab
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind((LOCAL[0], port))
+            listener.listen()  # who comes before the server has started waits instead of being refused
         except OSError as error:
             raise WeaksegError(f"port {port} cannot be had ({error.strerror}); name another with --port") from error
         address = f"http://{LOCAL[0]}:{listener.getsockname()[1]}"
@@ -132,7 +134,8 @@ def serve(review: Review, *, port: int = 8008, browser: bool = True, say: Callab
         if browser:
             threading.Timer(0.5, webbrowser.open, (address,)).start()
         config = uvicorn.Config(make_app(review), log_level="warning", lifespan="off")
-        uvicorn.Server(config).run(sockets=[listener])
+        with contextlib.suppress(KeyboardInterrupt):  # uvicorn ends in order and then hands the Ctrl+C on
+            uvicorn.Server(config).run(sockets=[listener])
 
 
 # --- what requests hold ---

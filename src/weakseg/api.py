@@ -236,6 +236,7 @@ def label(
     from weakseg.data.dataset import open_photos
     from weakseg.pipeline.execute import run_recipe
     from weakseg.pipeline.labelling import labelling, recipe_of
+    from weakseg.pipeline.networks import manifest_of
     from weakseg.pipeline.plan import Lists
     from weakseg.pipeline.recipe import override
     from weakseg.pipeline.run import Options
@@ -246,7 +247,7 @@ def label(
         chosen = _chosen(recipe, set, weights, saliency)
         chosen, names = labelling(chosen), classes
     else:
-        manifest = _manifest(Path(run))
+        manifest = manifest_of(Path(run))
         chosen, names = labelling(override(recipe_of(manifest), set), Path(run), manifest), manifest["classes"]
     dataset = open_photos(photos, classes=names, tags_csv=tags, saliency=_saliency_folder(saliency))
     _tell_skipped(dataset, tags, say)
@@ -563,10 +564,11 @@ def table(results: str | Path = "results") -> Path:
 
 def compare(runs: Sequence[str | Path]) -> list[dict[str, Any]]:
     """One table over runs: recipes and settings as rows, their seeds together (see `weakseg.report.table.rows`)."""
+    from weakseg.pipeline.networks import run_folder
     from weakseg.pipeline.results import run_results
     from weakseg.report.table import rows
 
-    return rows([record for run in runs for record in run_results(_run_folder(Path(run)))])
+    return rows([record for run in runs for record in run_results(run_folder(Path(run)))])
 
 
 def export(
@@ -829,9 +831,10 @@ def _run(
     from weakseg import _ranks
     from weakseg.data.store import read_json
     from weakseg.pipeline.execute import plan_seeds, run_recipe
+    from weakseg.pipeline.networks import run_folder
 
     _ranks.join(options.device)
-    runs = [_run_folder(Path(r)) for r in reuse]
+    runs = [run_folder(Path(r)) for r in reuse]
     if dry_run:
         from weakseg.pipeline.estimate import estimate
         from weakseg.pipeline.rehearsal import published_rates, rehearse
@@ -912,18 +915,6 @@ def _tell_skipped(dataset: Any, tags: str | Path, say: Say) -> None:
         raise WeaksegError(f"{tags} has no row for any of the {len(skipped)} photographs in {dataset.root}; add some")
     if skipped:
         say(f"skipped, for {tags} has no row of them: {', '.join(skipped)}")
-
-
-def _manifest(run: Path, seed: int = 0) -> dict[str, Any]:
-    from weakseg.pipeline.networks import manifest_of
-
-    return manifest_of(run, seed)
-
-
-def _run_folder(run: Path) -> Path:
-    from weakseg.pipeline.networks import run_folder
-
-    return run_folder(run)
 
 
 def _chosen(

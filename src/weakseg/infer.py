@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from weakseg._checkpoint import load_weights_strictly
 from weakseg._devices import (
@@ -114,7 +114,12 @@ def load_model(model: nn.Module, path: Path, device: str = "cpu") -> nn.Module:
     Raises:
         WeaksegError: if the file is missing or damaged, or names and shapes are not exactly the model's.
     """
-    load_weights_strictly(model, read_tensors(Path(path)), Path(path))
+    return with_weights(model, read_tensors(Path(path)), Path(path), device)
+
+
+def with_weights(model: nn.Module, tensors: dict[str, Tensor], path: Path, device: str = "cpu") -> nn.Module:
+    """`load_model` of tensors that were read from `path` already."""
+    load_weights_strictly(model, tensors, path)
     return model.to(resolve_device(device)).eval()
 
 

@@ -43,6 +43,16 @@ def check_label_map(labels: Tensor, size: tuple[int, int] | None = None) -> Tens
     return labels
 
 
+def unknown_id(labels: LabelMap, num_classes: int) -> int | None:
+    """The highest id of a label map that is none of 0 (background), 1..`num_classes` and 255; None if there is none.
+
+    >>> unknown_id(torch.tensor([[0, 2, 255]], dtype=torch.uint8), 2), unknown_id(torch.tensor([[3]]), 2)
+    (None, 3)
+    """
+    strange = labels[(labels > num_classes) & (labels != IGNORE)]
+    return int(strange.max()) if len(strange) else None
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ScoreMap:
     """Scores of the classes present in one photograph, at any resolution.

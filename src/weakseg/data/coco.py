@@ -169,7 +169,7 @@ class CocoObjects:
             for raw in _entries(content, "annotations", path):
                 if not _fault(raw, stems, self._categories):
                     name = self._categories[raw.category]
-                    known = (name, raw.crowd, raw.shape) if raw.has_shape else (name, True, _outline(raw.bbox))
+                    known = (name, raw.crowd, raw.shape) if raw.has_shape else (name, True, box_ring(raw.bbox))
                     shapes.setdefault(stems[raw.image], []).append(known)
             found |= {stem: zlib.compress(json.dumps(each).encode(), 1) for stem, each in shapes.items()}
         return found
@@ -210,7 +210,8 @@ def _length(ring: list[float]) -> float:
     return float(np.abs(np.diff(corners, axis=0)).max(axis=1).sum())
 
 
-def _outline(bbox: list[float]) -> list[list[float]]:
+def box_ring(bbox: list[float]) -> list[list[float]]:
+    """A box [x, y, width, height] as a COCO segmentation, one polygon."""
     x, y, w, h = bbox
     return [[x, y, x + w, y, x + w, y + h, x, y + h]]
 

@@ -23,7 +23,7 @@ from weakseg.data.lists import read_classes, read_list, read_tags_csv
 from weakseg.data.store import safe_name
 from weakseg.data.tags import Tags, numbered, settle, sorted_names
 from weakseg.data.voc import index_voc
-from weakseg.types import IGNORE, LabelMap, Sample, WeaksegError
+from weakseg.types import IGNORE, LabelMap, Sample, WeaksegError, unknown_id
 
 LAYOUTS = ("voc", "coco", "folder")
 """The layouts that `open_dataset` reads."""
@@ -184,10 +184,9 @@ class Dataset:
         if id not in index.masks and index.shapes is not None:
             return index.shapes.mask(id, size, self.classes)
         mask = read_mask(index.masks[id], size)
-        strange = mask[(mask > len(self.classes)) & (mask != IGNORE)]
-        if len(strange):
+        if (strange := unknown_id(mask, len(self.classes))) is not None:
             raise WeaksegError(
-                f"mask {index.masks[id]} holds id {int(strange.max())}, but there are {len(self.classes)} classes; "
+                f"mask {index.masks[id]} holds id {strange}, but there are {len(self.classes)} classes; "
                 "ids are 0 background, 1.. classes, 255 ignore"
             )
         return mask

@@ -19,7 +19,7 @@ from weakseg.data.images import image_size
 from weakseg.data.index import Files
 from weakseg.data.lists import read_classes
 from weakseg.data.store import read_json, read_label_map, safe_name, write_label_map, write_text
-from weakseg.types import IGNORE, WeaksegError
+from weakseg.types import WeaksegError, unknown_id
 
 What = Literal["labels", "predictions"]
 _CLASSES = "classes.txt"
@@ -158,13 +158,12 @@ def _reader(masks: Files, names: Sequence[str], photos: Path | None) -> Callable
     sizes = photo_sizes(photos)
 
     def read(id: str) -> np.ndarray:
-        mask = read_label_map(masks[id], sizes(id)).numpy()
-        strange = mask[(mask > len(names)) & (mask != IGNORE)]
-        if strange.size:
+        mask = read_label_map(masks[id], sizes(id))
+        if (strange := unknown_id(mask, len(names))) is not None:
             raise WeaksegError(
-                f"{masks[id]} holds id {int(strange[0])}, but there are {len(names)} names; name all with --classes"
+                f"{masks[id]} holds id {strange}, but there are {len(names)} names; name all with --classes"
             )
-        return mask
+        return mask.numpy()
 
     return read
 

@@ -9,7 +9,7 @@ from weakseg import _ranks
 from weakseg.data.dataset import Dataset
 from weakseg.data.store import TEMPORARY, read_json, read_label_map, read_score_maps, refused
 from weakseg.pipeline.plan import Planned, changed, done_fingerprint
-from weakseg.types import IGNORE, LABELS, Outputs, WeaksegError
+from weakseg.types import LABELS, Outputs, WeaksegError, unknown_id
 
 _NO_WORK = ("plan.json", "log.jsonl")
 """Files of a step that was begun and has made nothing yet."""
@@ -157,10 +157,9 @@ def _adopted(planned: Planned, dataset: Dataset, id: str) -> Outputs:
     if planned.step.writes != (LABELS,):
         return read_score_maps(path)
     labels = read_label_map(path, size)
-    strange = labels[(labels > len(dataset.classes)) & (labels != IGNORE)]
-    if len(strange):
+    if (strange := unknown_id(labels, len(dataset.classes))) is not None:
         raise WeaksegError(
-            f"{path} holds id {int(strange.max())}, but there are {len(dataset.classes)} classes; "
+            f"{path} holds id {strange}, but there are {len(dataset.classes)} classes; "
             "ids are 0 background, 1.. classes, 255 ignore"
         )
     return {LABELS: labels}

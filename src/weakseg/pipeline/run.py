@@ -15,10 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from weakseg import _ranks, infer, train
-from weakseg._checkpoint import load_weights_strictly
 from weakseg._devices import cores
 from weakseg.data.dataset import Dataset
-from weakseg.data.store import read_tensors, write_json, write_tensors
+from weakseg.data.store import write_json, write_tensors
 from weakseg.data.view import View
 from weakseg.pipeline.files import adopt, link_file, link_tree
 from weakseg.pipeline.look import Look
@@ -148,7 +147,7 @@ def kept_models(planned: Planned, num_classes: int, device: str) -> dict[str, Ca
 
 def load_fitted(method: Any, backbone: Backbone, num_classes: int, folder: Path, device: str) -> nn.Module:
     """The network that `method` builds, with the weights in `folder`, on `device`, for inference."""
-    return build_fitted(method, backbone, num_classes, read_tensors(fitted_file(folder)), folder, device)
+    return infer.load_model(method.build(num_classes, _unloaded(backbone)), fitted_file(folder), device)
 
 
 def fitted_file(folder: Path) -> Path:
@@ -163,9 +162,7 @@ def build_fitted(
     method: Any, backbone: Backbone, num_classes: int, tensors: dict[str, Tensor], source: Path, device: str
 ) -> nn.Module:
     """The network that `method` builds, with the weights `tensors` of file `source`, on `device`, for inference."""
-    model: nn.Module = method.build(num_classes, _unloaded(backbone))
-    load_weights_strictly(model, tensors, source)
-    return model.to(infer.resolve_device(device)).eval()
+    return infer.with_weights(method.build(num_classes, _unloaded(backbone)), tensors, source, device)
 
 
 def _fit(chain: Chain, planned: Planned) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from weakseg.data.lists import tags_csv
 from weakseg.data.store import colour, read_bytes, read_json, write_bytes, write_json, write_label_map, write_text
 from weakseg.ops.crf import crf_from_labels, recipe
 from weakseg.report.figures import jpeg, overlay
-from weakseg.types import BACKGROUND, IGNORE, LabelMap, WeaksegError
+from weakseg.types import BACKGROUND, IGNORE, LabelMap, WeaksegError, unknown_id
 
 Decision: TypeAlias = Literal["open", "accepted", "rejected"]
 
@@ -29,8 +29,9 @@ FEW, MANY = 0.005, 0.9  # shares of foreground that are worth a look
 PIECES = 6  # regions of one class
 THUMB = 240  # pixels, long side
 CRF, CONFIDENCE = "bana_stage2", 0.7
-"""Of the kernels that weakseg ships, and 0.7 or 0.9 for the labels, these mend a rough mask best: true masks of 60
-photographs, grown by 6 pixels, have 88.4 mIoU, these make it 93.8 and only 6 masks worse (IRN's 89.0 and 25)."""
+"""Of three sets of kernels (IRN's, BANA's, deeplab-pytorch's), and 0.7 or 0.9 for the labels, these mended rough masks
+best: true masks of 60 photographs, grown by 6 pixels, have 88.4 mIoU, these make it 93.8 and only 6 masks worse (IRN's
+89.0 and 25)."""
 
 
 def doubts(labels: LabelMap, classes: Sequence[str], tags: Tensor | None = None) -> list[tuple[float, str]]:
@@ -145,19 +146,19 @@ class Review:
 
     def _look(self, id: str) -> dict[str, Any]:
         """Read the mask of `id` and note what the page tells of it."""
-        height, width = image_size(self._photos.image_path(id))
         labels = self.mask(id)
         tags = self._photos.tags(id) if self._photos.has_tags(id) else None
         found = doubts(labels, self.classes, tags)
         pixels = np.bincount(labels.numpy().ravel(), minlength=256)
         self._known[id] = {
             "id": id,
-            "width": width,
-            "height": height,
+            "width": labels.shape[1],
+            "height": labels.shape[0],
             "weight": sum(weight for weight, _ in found),
             "doubts": [reason for _, reason in found],
             "tags": None if tags is None else [k + 1 for k, there in enumerate(tags.tolist()) if there],
             "shares": {int(k): round(float(pixels[k] / pixels.sum()), 4) for k in np.flatnonzero(pixels)},
+            "edited": self._edited(id).is_file(),
         }
         return self.entry(id)
 
@@ -168,8 +169,7 @@ class Review:
 
     def entry(self, id: str) -> dict[str, Any]:
         """What the page tells of a photograph: size, doubts, tags, shares of the classes, decision, whether edited."""
-        edited = self._edited(id).is_file()
-        return {**self._known[id], "decision": self._decisions.get(id, "open"), "edited": edited}
+        return {**self._known[id], "decision": self._decisions.get(id, "open")}
 
     def entries(self) -> list[dict[str, Any]]:
         """All photographs, in the order of `ids`."""
@@ -290,9 +290,8 @@ class Review:
 
 
 def _checked(labels: LabelMap, classes: int, where: str) -> LabelMap:
-    strange = labels[(labels > classes) & (labels != IGNORE)]
-    if len(strange):
+    if (strange := unknown_id(labels, classes)) is not None:
         raise WeaksegError(
-            f"{where}: id {int(strange[0])}, but there are {classes} classes; give --classes in the order of the ids"
+            f"{where}: id {strange}, but there are {classes} classes; give --classes in the order of the ids"
         )
     return labels

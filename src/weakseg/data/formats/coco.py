@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from weakseg.data.coco import rasterise
+from weakseg.data.coco import box_ring, rasterise
 from weakseg.data.formats._exchange import (
     Incoming,
     Outgoing,
@@ -101,8 +101,7 @@ def _shape(annotation: Mapping[str, Any], where: str) -> Any:
     box = entry(annotation, "bbox", list, where)
     if len(box) != 4:
         raise WeaksegError("neither a segmentation nor a box [x, y, width, height]")
-    x, y, w, h = (number(value, where) for value in box)
-    return [[x, y, x + w, y, x + w, y + h, x, y + h]]
+    return box_ring([number(value, where) for value in box])
 
 
 # --- files ---
